@@ -1,0 +1,24 @@
+"""How ids are made: UUIDv7 where creation order helps an index, UUIDv4 where an id must not tell its age."""
+
+from __future__ import annotations
+
+import uuid
+from typing import NewType
+
+import uuid_utils.compat
+
+TenantId = NewType("TenantId", uuid.UUID)
+UserId = NewType("UserId", uuid.UUID)
+ChatId = NewType("ChatId", uuid.UUID)
+MessageId = NewType("MessageId", uuid.UUID)
+TurnId = NewType("TurnId", uuid.UUID)
+RequestId = NewType("RequestId", uuid.UUID)
+"""The client's idempotency key of a turn, unique only inside its chat."""
+
+
+def new_uuid4() -> uuid.UUID:
+    return uuid.uuid4()  # noqa: TID251 (the one place that may)
+
+
+def new_uuid7() -> uuid.UUID:
+    return uuid_utils.compat.uuid7()
