@@ -1,0 +1,84 @@
+"""The connection pool to PostgreSQL and the sessions on it.
+
+A use case opens `async with sessions.begin() as session`: the block is the transaction. Isolation is READ COMMITTED;
+what must hold under concurrency is guarded by row locks, compare-and-set and unique indexes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from sqlalchemy import make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+
+from shared.ids import new_uuid4
+from shared.settings import ConfigurationError, DatabaseSettings
+
+Sessions = async_sessionmaker[AsyncSession]
+
+CONNECT_TIMEOUT_SECS = 5
+POOL_TIMEOUT_SECS = 5
+COMMAND_TIMEOUT_SECS = 30
+"""No statement of ours runs this long; a server that does not answer is treated as away."""
+
+DATABASE_AWAY = (OperationalError, InterfaceError, OSError, TimeoutError)
+"""What a query raises while PostgreSQL cannot be reached, shuts down or starts up."""
+
+
+def database_url(settings: DatabaseSettings) -> str:
+    """The URL in SQLAlchemy's form.
+
+    Raises:
+        ConfigurationError: `database.url` is not set.
+    """
+    if settings.url is None:
+        raise ConfigurationError("database.url: is required")
+    url = make_url(settings.url.get_secret_value()).set(drivername="postgresql+asyncpg")
+    return url.render_as_string(hide_password=False)
+
+
+def create_engine(settings: DatabaseSettings, *, pool_size: int | None = None) -> AsyncEngine:
+    size = pool_size or settings.pool_size
+    connect_args: dict[str, object] = {
+        "timeout": CONNECT_TIMEOUT_SECS,
+        "command_timeout": COMMAND_TIMEOUT_SECS,
+        "server_settings": {"application_name": "mini-chat", "timezone": "UTC"},
+    }
+    if not settings.statement_cache:
+        # A transaction pooler hands each transaction another server connection, where our statements are unknown.
+        connect_args |= {
+            "statement_cache_size": 0,
+            "prepared_statement_cache_size": 0,
+            "prepared_statement_name_func": lambda: f"__mini_chat_{new_uuid4()}__",
+        }
+    return create_async_engine(
+        database_url(settings),
+        pool_size=size,
+        max_overflow=0,
+        pool_timeout=POOL_TIMEOUT_SECS,
+        pool_recycle=1_800,
+        connect_args=connect_args,
+    )
+
+
+def create_sessions(engine: AsyncEngine) -> Sessions:
+    return async_sessionmaker(engine, expire_on_commit=False, autoflush=False)
+
+
+@asynccontextmanager
+async def open_database(settings: DatabaseSettings) -> AsyncIterator[tuple[AsyncEngine, Sessions]]:
+    """Open the pool for the length of the block. Connections are made on first use, not here."""
+    engine = create_engine(settings)
+    try:
+        yield engine, create_sessions(engine)
+    finally:
+        await engine.dispose()
+
+
+def is_database_away(error: BaseException) -> bool:
+    """Whether `error` says that PostgreSQL cannot be reached right now, as against a fault of the statement."""
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    return isinstance(error, DATABASE_AWAY)
