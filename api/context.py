@@ -1,0 +1,38 @@
+"""What the API process holds for as long as it runs, handed to whoever serves a request."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from api.auth import Authenticator
+from api.turns.follow import TurnFollower
+from api.turns.live import LiveFeed
+from shared.clock import Clock
+from shared.db.engine import Sessions
+from shared.events.log import EventLog
+from shared.metrics import Metrics
+from shared.model_catalog.holder import CatalogHolder
+from shared.queue.queue import TurnQueue
+from shared.settings import Settings
+from shared.valkey.client import Valkey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiContext:
+    settings: Settings
+    engine: AsyncEngine
+    sessions: Sessions
+    valkey: Valkey
+    log: EventLog
+    queue: TurnQueue
+    live: LiveFeed
+    followers: TurnFollower
+    catalog: CatalogHolder
+    clock: Clock
+    authenticator: Authenticator
+    metrics: Metrics
+    draining: asyncio.Event
+    """Set once the process is about to end: readiness is red, streams are let go."""

@@ -1,0 +1,78 @@
+"""What the API process opens before its first request, in order, and closes after its last one, in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+
+from fastapi import FastAPI
+
+from api.auth import Authenticator, create_authenticator
+from api.context import ApiContext
+from api.turns.follow import TurnFollower
+from api.turns.live import LiveFeed
+from shared.clock import Clock, SystemClock
+from shared.db.engine import open_database
+from shared.events.log import EventLog
+from shared.metrics import Metrics, serve_metrics
+from shared.model_catalog.holder import CatalogHolder
+from shared.model_catalog.source import load_catalog
+from shared.queue.queue import TurnQueue
+from shared.settings import Settings
+from shared.tasks import BackgroundTasks
+from shared.valkey.client import open_valkey
+
+
+def lifespan_of(
+    settings: Settings, *, clock: Clock | None = None
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """The lifespan of an application with `settings`.
+
+    Raises:
+        ConfigurationError: at once, if the catalog or the source of keys cannot be used.
+    """
+    authenticator = create_authenticator(settings.auth)
+    catalog = CatalogHolder(load_catalog(settings))
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with open_context(settings, authenticator, catalog, clock or SystemClock()) as context:
+            app.state.context = context
+            yield
+
+    return lifespan
+
+
+@asynccontextmanager
+async def open_context(
+    settings: Settings, authenticator: Authenticator, catalog: CatalogHolder, clock: Clock
+) -> AsyncIterator[ApiContext]:
+    async with AsyncExitStack() as stack:
+        metrics = Metrics(settings.metrics.prefix)
+        await stack.enter_async_context(
+            serve_metrics(metrics, host=settings.host, port=settings.metrics.api_port, key="metrics.api_port")
+        )
+        engine, sessions = await stack.enter_async_context(open_database(settings.database))
+        valkey = await stack.enter_async_context(open_valkey(settings.redis))
+        live = LiveFeed(valkey, capacity=settings.streaming.sse_channel_capacity, is_fast=settings.relay.fast_path)
+        followers = TurnFollower(sessions)
+        background = BackgroundTasks()
+        stack.push_async_callback(background.aclose)
+        background.spawn(live.run(), name="live feed")
+        background.spawn(followers.run(), name="turn follower")
+        yield ApiContext(
+            settings=settings,
+            engine=engine,
+            sessions=sessions,
+            valkey=valkey,
+            log=EventLog(valkey, settings),
+            queue=TurnQueue(valkey, settings),
+            live=live,
+            followers=followers,
+            catalog=catalog,
+            clock=clock,
+            authenticator=authenticator,
+            metrics=metrics,
+            draining=asyncio.Event(),
+        )

@@ -1,0 +1,137 @@
+"""The API process: `create_app` builds the application, `run` serves it behind `mini-chat api`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Final
+
+import uvicorn
+import uvloop
+from fastapi import APIRouter, FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from api import health
+from api.chats.routes import router as chats
+from api.lifespan import lifespan_of
+from api.messages.routes import router as messages
+from api.middleware import RequestMiddleware
+from api.model_catalog.routes import router as model_catalog
+from api.openapi import DescribedApi
+from api.problems import install_handlers
+from api.turns.routes import router as turns
+from shared.clock import Clock
+from shared.logs import configure_logging
+from shared.settings import ConfigurationError, Settings
+
+GRACEFUL_SHUTDOWN_SECS: Final = 10
+KEEP_ALIVE_SECS: Final = 75
+"""Longer than a reverse proxy keeps an idle connection: it must be the one who closes, or it runs into ours."""
+BACKLOG: Final = 2_048
+
+ROUTERS: Final[tuple[APIRouter, ...]] = (
+    chats,
+    messages,
+    model_catalog,
+    turns,
+)
+"""Everything under the base path; a feature joins by its router."""
+
+_log = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings, *, clock: Clock | None = None) -> FastAPI:
+    """The application. Nothing is opened before its lifespan begins.
+
+    Raises:
+        ConfigurationError: the catalog or the source of keys cannot be used.
+    """
+    app = DescribedApi(
+        title="mini-chat",
+        version="1",
+        lifespan=lifespan_of(settings, clock=clock),
+        openapi_url=f"{settings.prefix}/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    install_handlers(app)
+    app.add_middleware(RequestMiddleware)
+    if settings.cors.allow_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors.allow_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["Location", "Retry-After"],
+        )
+    app.include_router(health.router, prefix=settings.prefix)
+    for router in ROUTERS:
+        app.include_router(router, prefix=settings.prefix + settings.base_path)
+    return app
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        SystemExit: the process cannot start; one message, exit code 1.
+    """
+    configure_logging(settings.log.level, "api")
+    try:
+        app = create_app(settings)
+        with (
+            _listen(settings.host, settings.port) as listener,
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        ):
+            runner.run(_serve(app, listener))
+    except ConfigurationError as error:
+        raise SystemExit(f"mini-chat api: {error}") from None
+
+
+async def _serve(app: FastAPI, listener: socket.socket) -> None:
+    """Serve within the lifespan, so that what fails there ends the process with its own error."""
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_SECS,
+        timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_SECS,
+    )
+    async with app.router.lifespan_context(app):
+        host, port = listener.getsockname()[:2]
+        _log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+        await Server(config).serve(sockets=[listener])
+
+
+class Server(uvicorn.Server):
+    """Ends by itself once it has drained; uvicorn's own would raise the signal again before the lifespan closes."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise ConfigurationError(f"port: cannot listen on {host}:{port}: {error.strerror or error}") from None

@@ -1,0 +1,328 @@
+"""Turns an event log into one client's SSE response.
+
+A client is a cursor. It subscribes, reads the log from the cursor on, and then forwards announced entries for as long
+as each follows the one before it; on any gap it reads the log again, from the cursor and including the cursor's own
+entry. If that entry is missing, the server has lost it, and the client starts over with the whole log: its first frame,
+`stream_started`, says so. Nothing is buffered for a slow client: it reads pages of the log at its own speed. Frames are
+bytes all the way; nothing is parsed or encoded per event.
+
+The end of a stream is a terminal frame, or a bare `retry:` when this process must let go: a terminal event is never
+made up. A turn that has ended while its log cannot say so is told from storage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Mapping
+from contextlib import suppress
+from enum import StrEnum
+from typing import Final
+from uuid import UUID
+
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from api.context import ApiContext
+from api.turns.follow import SILENCE_SECS
+from api.turns.live import LiveEntry, Subscription
+from api.turns.replay import load_replay
+from shared.db.engine import is_database_away
+from shared.events import frames
+from shared.events.frames import KEEP_ALIVE, Frame
+from shared.events.ids import STARTED, EntryId
+from shared.events.log import Entry
+from shared.valkey.client import REDIS_FAILURE
+from shared.valkey.keyspace import TurnKeys
+
+logger = logging.getLogger(__name__)
+
+SSE_MEDIA_TYPE: Final = "text/event-stream"
+SSE_HEADERS: Final[Mapping[str, str]] = {
+    "Content-Type": SSE_MEDIA_TYPE,
+    "Cache-Control": "no-cache, no-transform",
+    "Connection": "keep-alive",
+    "X-Accel-Buffering": "no",
+}
+
+PING_JITTER_SECS = 2.0
+NO_END_GRACE_SECS = 1.0
+"""How long a committed end may take to show up in the log."""
+REDIS_RETRY_SECS = 1.0
+GIVE_UP_SECS = 60.0
+"""With neither Valkey nor PostgreSQL there is nothing to tell: after this long the client is sent elsewhere."""
+RETRY_MS = (500, 3_000)
+"""Clients of a replica that goes away must not all come back at once."""
+
+
+class _LogState(StrEnum):
+    CURRENT = "current"
+    """Read to its newest entry."""
+    MORE = "more"
+    """The page was full: there is more to read."""
+    MISSING = "missing"
+    AWAY = "away"
+    """Valkey does not answer."""
+    ENDED = "ended"
+    """The terminal entry has been sent."""
+
+
+class EventStreamResponse(Response):
+    """The stream of one client. What must be refused with a status has been refused before it is made."""
+
+    def __init__(
+        self,
+        context: ApiContext,
+        *,
+        turn_id: UUID,
+        keys: TurnKeys,
+        cursor: EntryId | None,
+        has_ended: bool = False,
+        first_frame: Frame | None = None,
+    ) -> None:
+        """
+        Args:
+            cursor: the entry after which to go on; None: from the start.
+            has_ended: the turn's row is known to be terminal.
+            first_frame: `stream_started`, if the caller has just created the log with it.
+        """
+        super().__init__(headers=SSE_HEADERS)
+        # Starlette counts the body it has; this one has no length.
+        del self.headers["content-length"]
+        self.turn_id = turn_id
+        self._context = context
+        self._log = context.log
+        self._keys = keys
+        self._page = context.settings.streaming.sse_channel_capacity
+        self._cursor: bytes | None = None if cursor is None else str(cursor).encode()
+        self._first_frame = first_frame
+        # What a ping repeats: the client's own cursor until a frame was sent.
+        self._shown_id: bytes | None = self._cursor
+        self._in_content = cursor is not None and cursor != STARTED and cursor.seq != 0
+        self._is_row_terminal = has_ended
+        self._row_terminal_since = self._now() if has_ended else 0.0
+        self._is_away = False
+        self._is_closing = False
+        self._has_left = False
+        self._has_ended = False
+        self._last_sent = 0.0
+        self._next_ping = 0.0
+        self._subscription: Subscription | None = None
+
+    def is_silent(self, now: float) -> bool:
+        return self._is_away or now - self._last_sent >= SILENCE_SECS
+
+    def on_row(self, *, is_terminal: bool) -> None:
+        if is_terminal and not self._is_row_terminal:
+            self._is_row_terminal = True
+            self._row_terminal_since = self._now()
+            self._look_again()
+
+    def close(self) -> None:
+        """End the stream with `retry:`; the client comes back with its cursor, to another replica."""
+        self._is_closing = True
+        self._wake()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (of ASGI)
+        self._send = send
+        context = self._context
+        context.metrics.active_streams.inc()
+        context.followers.add(self)
+        try:
+            with context.live.subscribed(self._keys) as subscription:
+                self._subscription = subscription
+                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                async with asyncio.TaskGroup() as tasks:
+                    watch = tasks.create_task(self._watch_client(receive), name="client watch")
+                    await self._relay(subscription)
+                    watch.cancel()
+        finally:
+            context.followers.remove(self)
+            context.metrics.active_streams.dec()
+            if self._has_left:
+                self._count_departure()
+
+    async def _watch_client(self, receive: Receive) -> None:
+        """Notice a closed connection without writing to it."""
+        message: Message = {}
+        while message.get("type") != "http.disconnect":
+            message = await receive()
+        self._has_left = True
+        self._wake()
+
+    async def _relay(self, subscription: Subscription) -> None:
+        self._note_sent()
+        if self._first_frame is not None:
+            self._cursor = self._shown_id = str(STARTED).encode()
+            await self._write(self._first_frame.with_id(STARTED))
+        await self._context.live.confirm(self._keys)
+        state = _LogState.MORE
+        while not (self._has_left or self._is_closing):
+            if subscription.has_gap or state is not _LogState.CURRENT:
+                subscription.begin_reading_log()
+                state = await self._read_log()
+            if state is _LogState.ENDED:
+                return await self._end()
+            if state is _LogState.MORE:
+                continue
+            if await self._is_told_from_storage(state):
+                return await self._end()
+            if self._has_nowhere_to_read():
+                break
+            await subscription.wait(self._patience(state))
+            if not await self._forward(subscription.take()) or self._is_row_terminal:
+                subscription.mark_gap()
+            if self._has_ended:
+                return await self._end()
+            if self._now() >= self._next_ping and not self._has_left:
+                await self._fill_silence()
+                # An announcement may have been lost without a trace: a silent stream looks for itself.
+                subscription.mark_gap()
+        if not self._has_left:
+            await self._write(frames.retry(random.randint(*RETRY_MS)))  # noqa: S311 (jitter, not a secret)
+            await self._end()
+        return None
+
+    async def _read_log(self) -> _LogState:
+        """Send one page of the log from the cursor on."""
+        start = self._cursor or b"-"
+        try:
+            entries = await self._log.read(self._keys, start=start, count=self._page + 1)
+            self._is_away = False
+        except REDIS_FAILURE as error:
+            if not self._is_away:
+                logger.warning("the log cannot be read: %r", error, extra={"turn_id": str(self.turn_id)})
+            self._is_away = True
+            return _LogState.AWAY
+        is_full = len(entries) > self._page
+        if self._cursor is not None:
+            if not entries or entries[0].id != self._cursor:
+                # The log never held, or has lost, what this client has: start over with what there is.
+                self._cursor = None
+                return _LogState.MORE
+            del entries[0]
+        elif not entries:
+            return _LogState.MISSING
+        await self._send_entries(entries)
+        if self._has_ended:
+            return _LogState.ENDED
+        return _LogState.MORE if is_full else _LogState.CURRENT
+
+    async def _forward(self, entries: list[LiveEntry]) -> bool:
+        """Send announced entries for as long as each follows the cursor; False if one does not."""
+        cursor = self._cursor
+        following: list[LiveEntry] = []
+        for entry in entries:
+            if entry.previous == (cursor or b""):
+                following.append(entry)
+                cursor = entry.id
+            elif cursor is None or _position(entry.id) > _position(cursor):
+                await self._send_entries(following)
+                return False
+        await self._send_entries(following)
+        return True
+
+    async def _send_entries(self, entries: list[Entry] | list[LiveEntry]) -> None:
+        """Write the frames of `entries` in one piece and move the cursor behind them."""
+        if not entries:
+            return
+        chunks: list[bytes] = []
+        for entry in entries:
+            if entry.event == b"mark":
+                continue
+            chunks += (b"id: ", entry.id, b"\n", entry.body)
+            self._shown_id = entry.id
+            self._note_event(entry.event)
+        self._cursor = entries[-1].id
+        if chunks:
+            await self._write(b"".join(chunks))
+
+    def _note_event(self, event: bytes) -> None:
+        if event in (b"delta", b"tool"):
+            self._in_content = True
+        elif event in (b"stream_started", b"restart"):
+            self._in_content = False
+        elif event in (b"done", b"error"):
+            self._has_ended = True
+
+    async def _is_told_from_storage(self, state: _LogState) -> bool:
+        """Whether the turn has ended without its log saying so, and has now been told from its row."""
+        if not self._is_row_terminal:
+            return False
+        if state is _LogState.CURRENT and self._now() - self._row_terminal_since < NO_END_GRACE_SECS:
+            return False
+        try:
+            async with self._context.sessions() as session:
+                replay = await load_replay(session, self.turn_id)
+        except Exception as error:
+            if not is_database_away(error):
+                raise
+            return False
+        if replay is None:
+            self._is_closing = True  # deleted meanwhile: the client learns it when it comes back
+            return False
+        self._context.metrics.stream_replay.labels(reason="attach").inc()
+        await self._write(b"".join(replay.after(0)))
+        self._has_ended = True
+        return True
+
+    def _has_nowhere_to_read(self) -> bool:
+        return self._is_away and self._context.followers.database_away_secs(self._now()) >= GIVE_UP_SECS
+
+    def _patience(self, state: _LogState) -> float:
+        """Seconds until this stream must look around by itself."""
+        until_ping = max(0.0, self._next_ping - self._now())
+        if state is _LogState.AWAY:
+            return min(REDIS_RETRY_SECS, until_ping)
+        if self._is_row_terminal:
+            return min(NO_END_GRACE_SECS, until_ping)
+        return until_ping
+
+    async def _fill_silence(self) -> None:
+        if self._in_content or self._shown_id is None:
+            await self._write(KEEP_ALIVE)
+        else:
+            await self._write(frames.ping(self._shown_id.decode()))
+
+    async def _write(self, chunk: bytes) -> None:
+        with suppress(OSError):  # the client has left; the watch says so
+            await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+        self._note_sent()
+
+    async def _end(self) -> None:
+        with suppress(OSError):
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _note_sent(self) -> None:
+        self._last_sent = self._now()
+        interval = self._context.settings.streaming.sse_ping_interval_seconds
+        self._next_ping = self._last_sent + interval + random.uniform(-PING_JITTER_SECS, PING_JITTER_SECS)  # noqa: S311
+
+    def _count_departure(self) -> None:
+        stage = "after_done" if self._has_ended else "mid_stream" if self._in_content else "before_first_token"
+        self._context.metrics.stream_disconnected.labels(stage=stage).inc()
+
+    def _wake(self) -> None:
+        if self._subscription is not None:
+            self._subscription.wake()
+
+    def _look_again(self) -> None:
+        if self._subscription is not None:
+            self._subscription.mark_gap()
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _position(entry_id: bytes) -> tuple[int, int]:
+    attempt, _, seq = entry_id.partition(b"-")
+    return int(attempt), int(seq)
+
+
+class ReplayResponse(Response):
+    """Frames that are all known: written in one piece, and closed."""
+
+    def __init__(self, chunks: list[bytes]) -> None:
+        super().__init__(b"".join(chunks), headers=SSE_HEADERS)

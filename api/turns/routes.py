@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, Header, Query
+from starlette.responses import Response
+
+from api.auth import Action, Principal
+from api.context import ApiContext
+from api.dependencies import ChatIdPath, Context, RequestIdPath, require
+from api.json_route import JsonRoute
+from api.problems import problem_responses
+from api.turns.attach import attach, replay
+from api.turns.relay import SSE_MEDIA_TYPE, EventStreamResponse
+from api.turns.schemas import SendMessage, TurnStatus
+from api.turns.submit import Accepted, SubmitTurn, submit_turn
+from shared.chats.errors import ChatNotFoundError
+from shared.errors import FieldError, InvalidError, ThrottledError, TooLargeError
+from shared.events.ids import Cursor, parse_cursor
+from shared.quotas.errors import QuotaExceededError
+from shared.turns.errors import (
+    ContextBudgetExceededError,
+    GenerationInProgressError,
+    InputTooLongError,
+    InvalidAttachmentError,
+    RequestIdConflictError,
+    TurnNotFoundError,
+    UnsupportedMediaError,
+    WebSearchDisabledError,
+)
+from shared.turns.repository import TurnRepository
+from shared.turns.tables import Turn
+from shared.valkey.keyspace import TurnKeys
+
+router = APIRouter(tags=["turns"], route_class=JsonRoute)
+
+_STREAM: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": (
+            "Server-sent events: `stream_started`, then `ping`, `delta`, `tool` and `restart` as they come, "
+            "`citations` at most once, and one `done` or `error`. `stream_started` and `restart` mean: drop what "
+            "came before."
+        ),
+        "content": {SSE_MEDIA_TYPE: {"schema": {"type": "string"}}},
+    }
+}
+
+LastEventId = Annotated[
+    str | None,
+    Header(alias="Last-Event-ID", description="Go on after this event; empty: from the start."),
+]
+
+
+@router.post(
+    "/chats/{chat_id}/messages:stream",
+    response_class=Response,
+    responses=_STREAM
+    | problem_responses(
+        ChatNotFoundError,
+        RequestIdConflictError,
+        GenerationInProgressError,
+        InvalidAttachmentError,
+        WebSearchDisabledError,
+        TooLargeError,
+        UnsupportedMediaError,
+        InputTooLongError,
+        ContextBudgetExceededError,
+        QuotaExceededError,
+        ThrottledError,
+    ),
+)
+async def send_message(
+    chat_id: ChatIdPath,
+    body: SendMessage,
+    context: Context,
+    principal: Annotated[Principal, Depends(require(Action.SEND_MESSAGE))],
+    last_event_id: LastEventId = None,
+) -> Response:
+    """Ask, and stream the answer. The same `request_id` again replays the turn or, with `Last-Event-ID`, joins it."""
+    cursor = _cursor_of(last_event_id)
+    streaming = context.settings.streaming
+    command = SubmitTurn(
+        chat_id=chat_id,
+        content=body.content,
+        request_id=body.request_id,
+        attachment_ids=body.attachment_ids,
+        is_web_search_wanted=body.web_search.enabled,
+        on_disconnect=body.on_disconnect or streaming.on_disconnect,
+        on_worker_loss=body.on_worker_loss or context.settings.turns.on_worker_loss,
+        may_attach=last_event_id is not None,
+    )
+    result = await submit_turn(command, principal, context)
+    if isinstance(result, Accepted):
+        return _new_stream(result, context)
+    if last_event_id is not None:
+        return await attach(result.turn, cursor, source="post", context=context)
+    return await replay(result.turn, context=context)
+
+
+@router.get("/chats/{chat_id}/turns/{request_id}", responses=problem_responses(TurnNotFoundError))
+async def get_turn(
+    chat_id: ChatIdPath,
+    request_id: RequestIdPath,
+    context: Context,
+    principal: Annotated[Principal, Depends(require(Action.READ_TURN))],
+) -> TurnStatus:
+    """How a turn stands. Deleted and replaced turns stay readable here."""
+    return TurnStatus.of(await _get_turn(chat_id, request_id, principal, context))
+
+
+@router.get(
+    "/chats/{chat_id}/turns/{request_id}/events",
+    response_class=Response,
+    responses=_STREAM
+    | {204: {"description": "There is nothing after this event: do not come back."}}
+    | problem_responses(TurnNotFoundError),
+)
+async def stream_events(
+    chat_id: ChatIdPath,
+    request_id: RequestIdPath,
+    context: Context,
+    principal: Annotated[Principal, Depends(require(Action.READ_TURN, with_cookie=True))],
+    last_event_id: LastEventId = None,
+    last_event_id_query: Annotated[
+        str | None, Query(alias="last_event_id", description="As the header, which wins.")
+    ] = None,
+) -> Response:
+    """Attach to a turn, resume it after an event, or replay it once it has ended."""
+    cursor = _cursor_of(last_event_id if last_event_id is not None else last_event_id_query)
+    turn = await _get_turn(chat_id, request_id, principal, context)
+    if turn.deleted_at is not None:
+        raise TurnNotFoundError
+    return await attach(turn, cursor, source="events", context=context)
+
+
+def _new_stream(accepted: Accepted, context: ApiContext) -> Response:
+    turn = accepted.turn
+    return EventStreamResponse(
+        context,
+        turn_id=turn.id,
+        keys=TurnKeys(turn.chat_id, turn.request_id),
+        cursor=None,
+        first_frame=accepted.started if accepted.is_logged else None,
+    )
+
+
+async def _get_turn(chat_id: ChatIdPath, request_id: RequestIdPath, principal: Principal, context: ApiContext) -> Turn:
+    """The turn, deleted ones included.
+
+    Raises:
+        ChatNotFoundError, TurnNotFoundError: absent, or not the caller's.
+    """
+    async with context.sessions() as session:
+        found = await TurnRepository(session).find_in_chat(
+            chat_id=chat_id,
+            tenant_id=principal.tenant_id,
+            user_id=principal.user_id,
+            request_id=request_id,
+        )
+    if found is None:
+        raise ChatNotFoundError
+    if found[1] is None:
+        raise TurnNotFoundError
+    return found[1]
+
+
+def _cursor_of(text: str | None) -> Cursor:
+    try:
+        return parse_cursor(text)
+    except ValueError:
+        message = "must be an id that this API has sent"
+        raise InvalidError("Last-Event-ID is malformed", errors=[FieldError("Last-Event-ID", message)]) from None

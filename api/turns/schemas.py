@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
+
+from api.schemas import Omittable, Timestamp, Uuid
+from shared.settings import OnDisconnect, OnWorkerLoss
+from shared.turns.lifecycle import TurnState
+from shared.turns.tables import Turn
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be blank")
+    return text
+
+
+def _distinct(ids: tuple[Uuid, ...]) -> tuple[Uuid, ...]:
+    if len(ids) != len(set(ids)):
+        raise ValueError("must be distinct")
+    return ids
+
+
+MessageText = Annotated[str, AfterValidator(_not_blank), Field(description="Stored as it is; not blank.")]
+
+
+class WebSearch(BaseModel):
+    enabled: bool = False
+
+
+class SendMessage(BaseModel):
+    content: MessageText
+    request_id: Annotated[
+        Uuid | SkipJsonSchema[None], Field(description="Idempotency key and handle of the turn; made if absent.")
+    ] = None
+    attachment_ids: Annotated[tuple[Uuid, ...], AfterValidator(_distinct)] = ()
+    web_search: WebSearch = WebSearch()
+    on_disconnect: Annotated[
+        OnDisconnect | SkipJsonSchema[None], Field(description="What happens to the turn when no client is left.")
+    ] = None
+    on_worker_loss: Annotated[
+        OnWorkerLoss | SkipJsonSchema[None],
+        Field(description="What happens when a worker dies after text was shown."),
+    ] = None
+
+
+class TurnStatus(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    request_id: Uuid
+    state: Literal["running", "done", "error", "cancelled"]
+    error_code: Annotated[Omittable[str], Field(description="Only of a turn in `error`.")] = None
+    assistant_message_id: Annotated[Omittable[Uuid], Field(description="The stored answer, whole or partial.")] = None
+    replaced_by_request_id: Annotated[Omittable[Uuid], Field(description="The turn that took its place.")] = None
+    updated_at: Timestamp
+
+    @classmethod
+    def of(cls, turn: Turn) -> Self:
+        state = TurnState(turn.state)
+        return cls(
+            request_id=turn.request_id,
+            state=state.public_name,
+            error_code=turn.error_code if state is TurnState.FAILED else None,
+            assistant_message_id=turn.assistant_message_id,
+            replaced_by_request_id=turn.replaced_by_request_id,
+            updated_at=turn.updated_at,
+        )

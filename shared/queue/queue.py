@@ -1,0 +1,72 @@
+"""The queue port: everything the product asks of arq's queue, in arq's key format, by our own atomic scripts.
+
+A waiting job is a member of arq's sorted set. A worker that takes it moves it to `mc:queue:running` at once: in arq's
+own scheme running jobs stay in the set, fill the window that workers read and so hide waiting jobs from the fleet. Each
+new job leaves one token in a list on which idle workers block, so that none of them polls to find it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from arq.constants import default_queue_name, in_progress_key_prefix, job_key_prefix, retry_key_prefix
+from arq.jobs import serialize_job
+from arq.utils import timestamp_ms
+
+from shared.queue.jobs import RUN_TURN, RunTurn
+from shared.settings import Settings
+from shared.valkey.client import Valkey
+from shared.valkey.keyspace import QUEUE_RUNNING, QUEUE_WAKE
+from shared.valkey.scripts import Script, ScriptCall, run_scripts
+
+QUEUE_NAME = default_queue_name
+
+_ENQUEUE = Script("enqueue")
+_PICK_JOBS = Script("pick_jobs")
+_FINISH_JOB = Script("finish_job")
+
+serialize: Callable[[dict[str, Any]], bytes] = orjson.dumps
+deserialize: Callable[[bytes], dict[str, Any]] = orjson.loads
+
+
+class TurnQueue:
+    """Enqueues turns and hands them to workers. Every method may raise what `REDIS_FAILURE` names."""
+
+    def __init__(self, valkey: Valkey, settings: Settings) -> None:
+        self._valkey = valkey
+        # A burst must not leave a token per job: one worker's capacity of tokens wakes everybody who can help.
+        self._wake_cap = settings.worker.max_jobs
+        self._job_life_ms = settings.turns.max_age_secs * 1000
+
+    def enqueueing(self, job: RunTurn) -> ScriptCall:
+        """The enqueue as a call, so that it can share a round trip."""
+        job_id = job.job_id
+        now = timestamp_ms()
+        payload = serialize_job(RUN_TURN, (), job.to_kwargs(), None, now, serializer=serialize)
+        keys = [QUEUE_NAME, *_job_keys(job_id), QUEUE_RUNNING, QUEUE_WAKE]
+        return _ENQUEUE.call(keys, [job_id, payload, now, self._job_life_ms, self._wake_cap])
+
+    async def enqueue(self, job: RunTurn) -> bool:
+        """Add the job; False if it waits already. Replaces whatever a dead worker left under the same id."""
+        [added] = await run_scripts(self._valkey, [self.enqueueing(job)])
+        return bool(added)
+
+    async def pick(self, *, at_most: int, in_progress_ms: int) -> list[tuple[str, int]]:
+        """Take up to `at_most` due jobs for this worker: pairs of id and score, oldest first."""
+        answer = await _PICK_JOBS(
+            self._valkey,
+            [QUEUE_NAME, QUEUE_RUNNING],
+            [timestamp_ms(), at_most, in_progress_ms, in_progress_key_prefix],
+        )
+        return [(answer[i].decode(), int(float(answer[i + 1]))) for i in range(0, len(answer), 2)]
+
+    async def finish(self, job_id: str, *, retry_at_ms: int | None = None) -> None:
+        """Forget a job that has ended, or let it wait again until `retry_at_ms`."""
+        retry = "" if retry_at_ms is None else retry_at_ms
+        await _FINISH_JOB(self._valkey, [QUEUE_NAME, QUEUE_RUNNING, *_job_keys(job_id)], [job_id, retry])
+
+
+def _job_keys(job_id: str) -> list[str]:
+    return [job_key_prefix + job_id, in_progress_key_prefix + job_id, retry_key_prefix + job_id]

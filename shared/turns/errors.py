@@ -1,0 +1,61 @@
+"""The failures that a turn can meet before its stream opens."""
+
+from __future__ import annotations
+
+from shared.errors import ConflictError, InvalidError, NotFoundError, UnprocessableError, UnsupportedError
+
+
+class TurnNotFoundError(NotFoundError):
+    code = "turn_not_found"
+    default_detail = "Turn not found"
+
+
+class RequestIdConflictError(ConflictError):
+    code = "request_id_conflict"
+    default_detail = "This request_id was already used in this chat"
+
+
+class GenerationInProgressError(ConflictError):
+    code = "generation_in_progress"
+    default_detail = "A generation is already running for this chat"
+
+
+class InvalidAttachmentError(InvalidError):
+    code = "invalid_attachment"
+    default_detail = "An attachment is missing, not ready, or not yours"
+
+
+class InputTooLongError(UnprocessableError):
+    code = "input_too_long"
+
+    def __init__(self, *, current: int, maximum: int) -> None:
+        super().__init__(
+            f"Message too long. Current: {current} tokens, Maximum: {maximum} tokens. Please shorten your message."
+        )
+
+
+class ContextBudgetExceededError(UnprocessableError):
+    code = "context_budget_exceeded"
+
+    def __init__(self, *, required: int, available: int) -> None:
+        super().__init__(f"The context needs {required} tokens, of which {available} are available.")
+
+
+class UnsupportedMediaError(UnsupportedError):
+    code = "unsupported_media"
+    default_detail = "The model does not accept images"
+
+
+class WebSearchDisabledError(InvalidError):
+    code = "web_search_disabled"
+    default_detail = "Web search is currently disabled"
+
+
+class ImagesDisabledError(InvalidError):
+    code = "images_disabled"
+    default_detail = "Images are currently disabled"
+
+
+class TooManyImagesError(InvalidError):
+    code = "too_many_images"
+    default_detail = "Too many images in one message"

@@ -1,0 +1,51 @@
+"""Every key and channel in Valkey/Redis: its type, its owner and how long it lives. All of it may be lost.
+
+    mc:{<chat_id>:<request_id>}:events   stream   the event log of a turn; a safety TTL, a short one after the end
+    mc:{<chat_id>:<request_id>}:cancel   string   why the turn is to stop; 1 h
+    mc:{<chat_id>:<request_id>}:clients  zset     attached clients by process, scored with their heartbeat's expiry
+    mc:{<chat_id>:<request_id>}:live     channel  each entry of the log, at the moment it is appended
+    mc:cancel                            channel  asks workers to stop a turn
+    mc:queue:wake                        list     one token per waiting job, capped; only while jobs wait
+    mc:queue:running                     zset     jobs taken out of arq's queue by a worker; only while there are some
+    arq:queue, arq:job:*, …              arq's own
+
+The braces are a literal hash tag: all keys of a turn share a cluster slot. The chat id is in it because request ids are
+chosen by clients and unique only within a chat: without it one tenant could read another's log.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+CANCEL_CHANNEL = "mc:cancel"
+QUEUE_WAKE = "mc:queue:wake"
+QUEUE_RUNNING = "mc:queue:running"
+
+
+@dataclass(frozen=True, slots=True)
+class TurnKeys:
+    """The keys of one turn."""
+
+    chat_id: UUID
+    request_id: UUID
+
+    @property
+    def events(self) -> str:
+        return f"{self._tag}:events"
+
+    @property
+    def cancel(self) -> str:
+        return f"{self._tag}:cancel"
+
+    @property
+    def clients(self) -> str:
+        return f"{self._tag}:clients"
+
+    @property
+    def live(self) -> str:
+        return f"{self._tag}:live"
+
+    @property
+    def _tag(self) -> str:
+        return f"mc:{{{self.chat_id}:{self.request_id}}}"

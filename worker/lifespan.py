@@ -1,0 +1,95 @@
+"""Opens what a worker process needs, in order, and closes it in reverse."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from shared.clock import SystemClock
+from shared.db.engine import Sessions, open_database
+from shared.events.log import EventLog
+from shared.ids import new_uuid4
+from shared.metrics import Metrics
+from shared.model_catalog.source import load_catalog
+from shared.queue.queue import TurnQueue
+from shared.settings import Settings
+from shared.valkey.client import Valkey, open_valkey
+from worker.job_loop import JobLoop
+from worker.providers.registry import ProviderRegistry
+from worker.turns.jobs import RUNNER, run_turn
+from worker.turns.leases import LeaseKeeper
+from worker.turns.runner import TurnRunner
+from worker.turns.sweeper import Sweeper
+
+PUBLISH_CONNECTIONS = 8
+"""Appends of hundreds of turns share them; each takes the server well under a millisecond."""
+
+
+@dataclass(frozen=True)
+class WorkerContext:
+    """Everything a worker process holds for its life."""
+
+    settings: Settings
+    engine: AsyncEngine
+    sessions: Sessions
+    valkey: Valkey
+    leases: LeaseKeeper
+    sweeper: Sweeper
+    metrics: Metrics
+    jobs: JobLoop
+
+
+@asynccontextmanager
+async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
+    """Raises ConfigurationError if the process cannot start as configured."""
+    catalog = load_catalog(settings)
+    metrics = Metrics(settings.metrics.prefix)
+    async with AsyncExitStack() as stack:
+        engine, sessions = await stack.enter_async_context(open_database(settings.database))
+        valkey = await stack.enter_async_context(open_valkey(settings.redis, connections=PUBLISH_CONNECTIONS))
+        # A connection of its own: it blocks. A read blocks shorter than its time limit.
+        wake_valkey = await stack.enter_async_context(open_valkey(settings.redis, connections=1))
+        providers = ProviderRegistry(catalog.providers)
+        stack.push_async_callback(providers.aclose)
+        log = EventLog(valkey, settings)
+        queue = TurnQueue(valkey, settings)
+        leases = LeaseKeeper(sessions, owner=_owner(), lease=timedelta(seconds=settings.turns.lease_secs))
+        runner = TurnRunner(
+            settings=settings,
+            sessions=sessions,
+            log=log,
+            queue=queue,
+            leases=leases,
+            providers=providers,
+            catalog=lambda: catalog,
+            clock=SystemClock(),
+            metrics=metrics,
+        )
+        yield WorkerContext(
+            settings=settings,
+            engine=engine,
+            sessions=sessions,
+            valkey=valkey,
+            leases=leases,
+            sweeper=Sweeper(settings=settings, sessions=sessions, queue=queue, log=log),
+            metrics=metrics,
+            jobs=JobLoop(
+                [run_turn],
+                valkey=valkey,
+                wake_valkey=wake_valkey,
+                queue=queue,
+                settings=settings,
+                ctx={RUNNER: runner},
+            ),
+        )
+
+
+def _owner() -> str:
+    """Who holds a lease: readable for operators, and never the same twice."""
+    return f"{socket.gethostname()[:64]}:{os.getpid()}:{new_uuid4().hex[:12]}"

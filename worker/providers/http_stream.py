@@ -1,0 +1,271 @@
+"""One generation over HTTP: the SDK sends it, the response is read raw.
+
+The SDK's typed event loop costs several times as much per delta and stumbles over what compatible servers send, so
+its part ends with the response's head. One read may complete many events; they wait in order in a queue.
+
+Four limits of time apply, in seconds: `connect`; `first_event` from sending to the first server-sent event; `idle`
+between two of them, while somebody waits for it; `total` over everything, the wait of a retry included. Comments are
+no events. The only retry is that of a 429 which asks to come back within 10 s, once, and nothing came before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import email.utils
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import httpx2
+import openai
+import orjson
+
+from shared.model_catalog.catalog import ProviderTimeouts
+from shared.providers.client import ProviderClient
+from shared.providers.sse import EventTooLargeError, ServerEvent, SseParser
+from shared.tasks import BackgroundTasks
+from worker.providers.base import Completed, GenerationRequest, ProviderError, ProviderEvent, ProviderStream
+from worker.providers.failures import reported, unreachable, unreadable, without_secret
+from worker.providers.wire import Translator, decode
+
+DRAIN_SECS = 2
+"""How long a finished response may take to end, so that its connection can serve the next one."""
+MAX_RETRY_DELAY_SECS = 10
+MAX_ERROR_BODY_BYTES = 64 * 1024
+_STREAMED = {"Accept": "text/event-stream", "X-Stainless-Raw-Response": "stream"}
+"""The second one is how the SDK is told to leave the body alone."""
+_BROKEN = (openai.APIConnectionError, httpx2.HTTPError, httpx2.StreamError, aiohttp.ClientError, OSError)
+"""What a connection that cannot be made or breaks is told by; timeouts are OSErrors or have one as their cause."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What distinguishes one kind of provider from another."""
+
+    build_body: Callable[[GenerationRequest], dict[str, Any]]
+    translator: Callable[[], Translator]
+
+
+class HttpProvider:
+    """A provider behind one client; many calls at a time."""
+
+    def __init__(self, client: ProviderClient, dialect: Dialect) -> None:
+        self._client = client
+        self._dialect = dialect
+        self._draining = BackgroundTasks()
+
+    @asynccontextmanager
+    async def open(
+        self, request: GenerationRequest, *, on_requested: Callable[[], object]
+    ) -> AsyncIterator[ProviderStream]:
+        """See `Provider.open`. A finished response is drained in the background, any other is dropped at once."""
+        path = self._client.path.request_for(request.model.provider_model_id)
+        body = orjson.dumps(self._dialect.build_body(request))
+        total_by = asyncio.get_running_loop().time() + self._client.timeouts.total
+        on_requested()
+        with _failures(self._client.secret):
+            stream = await self._send(path, body, total_by)
+        try:
+            yield stream
+        finally:
+            if stream.has_completed:
+                self._draining.spawn(stream.drain(), name="provider-drain")
+            else:
+                await stream.aclose()
+
+    async def aclose(self) -> None:
+        await self._draining.aclose()
+
+    async def _send(self, path: str, body: bytes, total_by: float) -> HttpStream:
+        async with asyncio.timeout_at(total_by):
+            try:
+                return await self._attempt(path, body, total_by)
+            except openai.RateLimitError as error:
+                delay = retry_delay(error.response.headers.get("retry-after"), now=time.time())
+                if delay is None:
+                    raise
+            await asyncio.sleep(delay)
+            return await self._attempt(path, body, total_by)
+
+    async def _attempt(self, path: str, body: bytes, total_by: float) -> HttpStream:
+        timeouts = self._client.timeouts
+        first_event_by = asyncio.get_running_loop().time() + timeouts.first_event
+        async with asyncio.timeout_at(first_event_by):
+            response = await self._client.openai.post(
+                path, cast_to=httpx2.Response, content=body, options={"headers": _STREAMED}
+            )
+            await _require_event_stream(response)
+        return HttpStream(
+            response,
+            self._dialect.translator(),
+            timeouts=timeouts,
+            first_event_by=first_event_by,
+            total_by=total_by,
+            secret=self._client.secret,
+        )
+
+
+class HttpStream:
+    """The events of one response. For one reader; it raises every failure after the events that preceded it."""
+
+    def __init__(
+        self,
+        response: httpx2.Response,
+        translator: Translator,
+        *,
+        timeouts: ProviderTimeouts,
+        first_event_by: float,
+        total_by: float,
+        secret: str | None,
+    ) -> None:
+        self._response = response
+        self._chunks = response.aiter_bytes()
+        self._translator = translator
+        self._idle_secs = timeouts.idle
+        self._first_event_by: float | None = first_event_by
+        self._total_by = total_by
+        self._secret = secret
+        self._parser = SseParser()
+        self._pending: deque[ProviderEvent] = deque()
+        self._failure: ProviderError | None = None
+        self.has_completed = False
+
+    def __aiter__(self) -> HttpStream:
+        return self
+
+    async def __anext__(self) -> ProviderEvent:
+        while not self._pending:
+            if self._failure is not None:
+                raise self._failure
+            if self.has_completed:
+                raise StopAsyncIteration
+            await self._fill()
+        return self._pending.popleft()
+
+    async def drain(self) -> None:
+        """Read to the end so that the connection can be used again, but not for long; then close."""
+        try:
+            async with asyncio.timeout(DRAIN_SECS):
+                async for _ in self._chunks:
+                    pass
+        except _BROKEN as error:
+            _log.debug("finished response not drained: %s", type(error).__name__)
+        finally:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Drop the connection, unless the response has ended."""
+        with contextlib.suppress(*_BROKEN):
+            await self._chunks.aclose()
+            await self._response.aclose()
+
+    async def _fill(self) -> None:
+        """Wait for the next events and translate them."""
+        try:
+            with _failures(self._secret):
+                async with asyncio.timeout_at(min(self._quiet_until(), self._total_by)):
+                    events, is_end = await self._read()
+                self._first_event_by = None
+                self._translate(events)
+                if is_end and not self.has_completed:
+                    self._accept(self._translator.finish())
+        except ProviderError as error:
+            self._failure = error
+
+    def _quiet_until(self) -> float:
+        if self._first_event_by is not None:
+            return self._first_event_by
+        return asyncio.get_running_loop().time() + self._idle_secs
+
+    async def _read(self) -> tuple[list[ServerEvent], bool]:
+        """At least one event, or what is left at the end of the response."""
+        async for chunk in self._chunks:
+            if events := self._parser.feed(chunk):
+                return events, False
+        return self._parser.finish(), True
+
+    def _translate(self, events: list[ServerEvent]) -> None:
+        feed = self._translator.feed
+        for name, data in events:
+            if translated := feed(name, data):
+                self._accept(translated)
+                if self.has_completed:
+                    return
+
+    def _accept(self, events: tuple[ProviderEvent, ...]) -> None:
+        self._pending.extend(events)
+        self.has_completed = isinstance(events[-1], Completed)
+
+
+def retry_delay(retry_after: str | None, *, now: float) -> float | None:
+    """Seconds to wait before the one retry of a 429; None if it must not be retried.
+
+    Args:
+        retry_after: the header: seconds, or an HTTP date.
+        now: epoch seconds.
+
+    Source: https://www.rfc-editor.org/rfc/rfc9110#name-retry-after
+    """
+    if retry_after is None:
+        return None
+    try:
+        delay = float(retry_after)
+    except ValueError:
+        try:
+            delay = email.utils.parsedate_to_datetime(retry_after).timestamp() - now
+        except ValueError:
+            return None
+    return max(delay, 0) if delay <= MAX_RETRY_DELAY_SECS else None
+
+
+@contextmanager
+def _failures(secret: str | None) -> Iterator[None]:
+    """Whatever the SDK, the transport and the translator raise, as a ProviderError."""
+    try:
+        yield
+    except ProviderError as error:
+        without_secret(error, secret)
+        raise
+    except openai.APIStatusError as error:
+        body = error.response.content
+        raise without_secret(_refused(body, error.status_code), secret) from None  # its text is the provider's
+    except EventTooLargeError as error:
+        raise unreadable(str(error).encode()) from None
+    except _BROKEN as error:
+        raise without_secret(unreachable(error), secret) from None
+
+
+def _refused(body: bytes, status: int) -> ProviderError:
+    try:
+        value = decode(body)
+    except ValueError:
+        value = None
+    return reported(body, value, http_status=status)
+
+
+async def _require_event_stream(response: httpx2.Response) -> None:
+    """Pass a stream, and an answer that does not say what it is; read and raise anything else."""
+    media_type = response.headers.get("content-type", "text/event-stream").partition(";")[0].strip().lower()
+    if media_type == "text/event-stream":
+        return
+    try:
+        raise _refused(await _beginning(response), response.status_code)
+    finally:
+        await response.aclose()
+
+
+async def _beginning(response: httpx2.Response) -> bytes:
+    body = bytearray()
+    async with contextlib.aclosing(response.aiter_bytes()) as chunks:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) >= MAX_ERROR_BODY_BYTES:
+                break
+    return bytes(body)

@@ -1,0 +1,42 @@
+"""Which provider serves a catalog entry for a tenant. `kind` picks the dialect, everything else is configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from uuid import UUID
+
+from shared.model_catalog.catalog import ProviderConfig, ProviderKind
+from shared.providers.client import ProviderClient, ProviderClients
+from worker.providers import openai_chat_completions, openai_responses, vllm_responses
+from worker.providers.base import Provider
+from worker.providers.http_stream import Dialect, HttpProvider
+
+DIALECTS: Mapping[ProviderKind, Dialect] = {
+    "openai_responses": Dialect(openai_responses.build_body, openai_responses.ResponsesTranslator),
+    "openai_chat_completions": Dialect(
+        openai_chat_completions.build_body, openai_chat_completions.ChatCompletionsTranslator
+    ),
+    "vllm_responses": Dialect(vllm_responses.build_body, vllm_responses.VllmTranslator),
+}
+
+
+class ProviderRegistry:
+    """Owns the providers of a process and their connections."""
+
+    def __init__(self, catalog_providers: Mapping[str, ProviderConfig]) -> None:
+        self._clients = ProviderClients(catalog_providers)
+        self._providers: dict[ProviderClient, HttpProvider] = {}
+
+    def get(self, provider_id: str, tenant_id: UUID) -> Provider:
+        """The provider as `tenant_id` reaches it; the same object each time, shared by tenants without an override."""
+        client = self._clients.get(provider_id, tenant_id)
+        if client not in self._providers:
+            self._providers[client] = HttpProvider(client, DIALECTS[client.config.kind])
+        return self._providers[client]
+
+    async def aclose(self) -> None:
+        """Stop draining, then close every connection."""
+        for provider in self._providers.values():
+            await provider.aclose()
+        self._providers.clear()
+        await self._clients.aclose()

@@ -1,0 +1,143 @@
+"""Runs the provider's stream of one attempt into the publisher, until it ends or the attempt is asked to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from datetime import timedelta
+
+from shared.metrics import Metrics
+from shared.turns.lifecycle import CancelTrigger, Ending
+from worker.providers.base import (
+    Completed,
+    GenerationRequest,
+    Provider,
+    ProviderError,
+    ReasoningDelta,
+    TextDelta,
+    ToolDone,
+    ToolStarted,
+)
+from worker.turns.held import HeldTurn, StopKind
+from worker.turns.publisher import Publisher
+
+logger = logging.getLogger(__name__)
+
+
+class Generation:
+    """One provider call. `run` says how the turn ends; leaving it early closes the provider's connection."""
+
+    def __init__(
+        self,
+        held: HeldTurn,
+        publisher: Publisher,
+        *,
+        provider: Provider,
+        request: GenerationRequest,
+        metrics: Metrics,
+    ) -> None:
+        self._held = held
+        self._publisher = publisher
+        self._provider = provider
+        self._request = request
+        self._metrics = metrics
+        # An earlier attempt may have asked the provider, whatever became of its answer.
+        self._provider_started = held.attempt > 1
+        self._requested_at: float | None = None
+        self._has_content = False
+
+    async def run(self, *, time_left: timedelta) -> Ending | None:
+        """Generate until the provider ends, the time is up, or somebody asks for a stop.
+
+        Returns:
+            None if the turn is no longer this worker's, or is to be handed back.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            stream = tasks.create_task(self._consume(), name="provider stream")
+            stop = tasks.create_task(self._held.wait_for_stop(), name="wait for stop")
+            await asyncio.wait(
+                {stream, stop},
+                timeout=max(time_left.total_seconds(), 0.0),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            stop.cancel()
+            if self._held.requested_stop is None and stream.done():
+                return stream.result()
+            stream.cancel()
+        return await self._stopped()
+
+    async def _stopped(self) -> Ending | None:
+        stop = self._held.requested_stop
+        if stop is None:
+            return await self._cancelled("timeout")
+        if stop.kind is StopKind.CANCELLED:
+            return await self._cancelled(stop.trigger or "internal")
+        await self._publisher.settle()
+        return None
+
+    async def _cancelled(self, trigger: CancelTrigger) -> Ending:
+        """Stored is what was shown; if the log cannot say what it holds, all that there is."""
+        is_settled = await self._publisher.settle()
+        text = self._publisher.taken_text if is_settled else self._publisher.text
+        return Ending.cancelled(trigger, text=text, provider_started=self._provider_started)
+
+    async def _consume(self) -> Ending:
+        labels = {"provider": self._request.model.provider_id, "model": self._request.model.id}
+        self._metrics.stream_started.labels(**labels).inc()
+        try:
+            async with self._provider.open(self._request, on_requested=self._note_request) as stream:
+                self._held.is_progressing = True
+                async for event in stream:
+                    match event:
+                        case TextDelta(text):
+                            self._note_content(labels)
+                            self._publisher.delta(text)
+                        case ReasoningDelta(text):
+                            self._publisher.delta(text, "reasoning")
+                        case ToolStarted(name):
+                            self._publisher.tool("start", name, {})
+                        case ToolDone(name, details):
+                            self._publisher.tool("done", name, details)
+                        case Completed():
+                            return self._completed(event, labels)
+        except ProviderError as error:
+            self._metrics.stream_failed.labels(**labels, error_code=error.code).inc()
+            return Ending.failed(
+                error.code,
+                provider_started=self._provider_started,
+                message=error.message,
+                detail=error.detail,
+                usage=error.usage,
+                response_id=error.response_id,
+            )
+        except Exception as error:
+            logger.critical("the turn failed unexpectedly", exc_info=error, extra={"turn_id": str(self._held.turn.id)})
+            self._metrics.stream_failed.labels(**labels, error_code="internal_error").inc()
+            return Ending.failed("internal_error", provider_started=self._provider_started, detail=repr(error))
+        raise AssertionError("a provider's stream ends with Completed or ProviderError")
+
+    def _completed(self, event: Completed, labels: dict[str, str]) -> Ending:
+        if event.incomplete_reason is None:
+            self._metrics.stream_completed.labels(**labels).inc()
+        else:
+            self._metrics.stream_incomplete.labels(**labels, reason=event.incomplete_reason).inc()
+        if self._requested_at is not None:
+            elapsed_ms = (time.monotonic() - self._requested_at) * 1000
+            self._metrics.stream_total_latency_ms.labels(**labels).observe(elapsed_ms)
+        return Ending.completed(
+            text=self._publisher.text,
+            usage=event.usage,
+            response_id=event.response_id,
+            incomplete_reason=event.incomplete_reason,
+        )
+
+    def _note_request(self) -> None:
+        self._provider_started = True
+        self._requested_at = time.monotonic()
+
+    def _note_content(self, labels: dict[str, str]) -> None:
+        if not self._has_content and self._requested_at is not None:
+            elapsed_ms = (time.monotonic() - self._requested_at) * 1000
+            self._metrics.ttft_provider_ms.labels(**labels).observe(elapsed_ms)
+        self._has_content = True

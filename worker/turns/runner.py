@@ -1,0 +1,233 @@
+"""Takes one turn from its claim to its end.
+
+claim (who may) -> open the attempt in the log (nobody else any more) -> plan -> provider -> finalize -> terminal event.
+A turn can be taken away at any of these steps: a worker that is no longer the holder writes nothing more, and says
+nothing. Whatever raises here leaves a row without a live lease, which the sweeper of some worker finds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from shared.backoff import backoff
+from shared.clock import Clock
+from shared.db.engine import Sessions, is_database_away
+from shared.events import frames
+from shared.events.frames import Frame
+from shared.events.log import Appended, EventLog
+from shared.metrics import Metrics
+from shared.model_catalog.catalog import Catalog, CatalogModel
+from shared.queue.jobs import RunTurn
+from shared.queue.queue import TurnQueue
+from shared.quotas.estimation import budgets_of
+from shared.settings import Settings
+from shared.turns.context import plan_context
+from shared.turns.errors import ContextBudgetExceededError
+from shared.turns.finalize import Finalized, finalize_turn
+from shared.turns.lifecycle import CancelTrigger, Ending
+from shared.turns.repository import TurnRepository
+from shared.turns.tables import Turn
+from shared.valkey.client import REDIS_FAILURE
+from worker.providers.base import GenerationRequest, HistoryMessage
+from worker.providers.registry import ProviderRegistry
+from worker.turns.generation import Generation
+from worker.turns.held import HeldTurn, StopKind
+from worker.turns.history import load_history
+from worker.turns.leases import LeaseKeeper
+from worker.turns.publisher import Publisher
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TurnRunner:
+    settings: Settings
+    sessions: Sessions
+    log: EventLog
+    queue: TurnQueue
+    leases: LeaseKeeper
+    providers: ProviderRegistry
+    catalog: Callable[[], Catalog]
+    clock: Clock
+    metrics: Metrics
+
+    async def run(self, turn_id: UUID, *, attempt: int) -> None:
+        """Take the turn as its `attempt`-th holder. Safe to call twice: only one claim of an attempt succeeds."""
+        async with self.sessions.begin() as session:
+            turn = await TurnRepository(session).claim(
+                turn_id, attempt=attempt, owner=self.leases.owner, lease=self.leases.lease
+            )
+        if turn is None:
+            return  # somebody else has the attempt, or the turn has ended: normal
+        held = HeldTurn(turn)
+        reason = "first" if attempt == 1 else "worker_lost"
+        self.metrics.turn_attempts.labels(reason=reason).inc()
+        with self.leases.holding(held):
+            await self._run_attempt(held)
+
+    async def _run_attempt(self, held: HeldTurn) -> None:
+        started = started_frame(held.turn)
+        async with Publisher(
+            held,
+            log=self.log,
+            sessions=self.sessions,
+            settings=self.settings,
+            metrics=self.metrics,
+            started=started,
+        ) as publisher:
+            ending = await self._produce(held, publisher, started)
+            if ending is None:
+                await self._give_up(held)
+                return
+            finalized = await self._finalize(held, ending)
+            if finalized is not None:
+                await publisher.finish([finalized.terminal_frame()])
+
+    async def _produce(self, held: HeldTurn, publisher: Publisher, started: Frame) -> Ending | None:
+        """How the turn ends, by this worker's doing; None if it is not this worker's to end."""
+        if held.turn.cancel_requested_at is not None:
+            return Ending.cancelled(_trigger(held.turn), text="", provider_started=held.attempt > 1)
+        opened = await self._open(held, started)
+        if opened is Appended.REFUSED:
+            # Text of a lost attempt was shown, and this client cannot start over.
+            return Ending.failed("orphan_timeout", provider_started=True)
+        if not opened.is_success:
+            return None
+        publisher.begin()
+        try:
+            model, request = await self._plan(held.turn)
+        except ContextBudgetExceededError as error:
+            return Ending.failed("context_length_exceeded", provider_started=held.attempt > 1, detail=error.detail)
+        except LookupError as error:
+            return Ending.failed("validation_error", provider_started=held.attempt > 1, detail=str(error))
+        generation = Generation(
+            held,
+            publisher,
+            provider=self.providers.get(model.provider_id, held.turn.tenant_id),
+            request=request,
+            metrics=self.metrics,
+        )
+        return await generation.run(time_left=self._time_left(held.turn))
+
+    async def _open(self, held: HeldTurn, started: Frame) -> Appended:
+        """Fence off older attempts; while Valkey is away, keep the lease and try again."""
+        restart = frames.restart(attempt=held.attempt, reason="worker_lost")
+        for delay in backoff(first=0.05, longest=2.0):
+            if held.requested_stop is not None:
+                return Appended.SUPERSEDED if held.is_superseded else Appended.CANCELLED
+            try:
+                opened = await self.log.open_attempt(
+                    held.keys,
+                    attempt=held.attempt,
+                    started=started,
+                    restart=restart,
+                    refuse_restart=held.turn.on_worker_loss == "fail",
+                )
+            except REDIS_FAILURE as error:
+                logger.warning("the attempt could not be opened, will try again: %r", error)
+                await asyncio.sleep(delay)
+                continue
+            return opened.outcome
+        raise AssertionError("backoff never ends")
+
+    async def _plan(self, turn: Turn) -> tuple[CatalogModel, GenerationRequest]:
+        """Raises ContextBudgetExceededError or LookupError: the request cannot be built."""
+        model = self.catalog().find_model(turn.effective_model or "")
+        if model is None:
+            raise LookupError(f"model {turn.effective_model} is not in the catalog")
+        async with self.sessions() as session:
+            text, recent = await load_history(
+                session,
+                chat_id=turn.chat_id,
+                request_id=turn.request_id,
+                recent_limit=self.settings.context.recent_messages_limit,
+            )
+        max_output_tokens = turn.max_output_tokens_applied or model.max_output_tokens
+        plan = plan_context(
+            model=model,
+            budgets=budgets_of(model, self.settings),
+            max_output_tokens=max_output_tokens,
+            recent=recent,
+            user_text=text,
+        )
+        if plan.messages_truncated:
+            self.metrics.context_truncation.labels(truncated_item="recent_messages").inc()
+        if turn.requester_user_id is None:
+            raise LookupError("the turn has no requester")
+        return model, GenerationRequest(
+            model=model,
+            instructions=plan.instructions,
+            history=tuple(HistoryMessage(message.role, message.text) for message in plan.messages),
+            max_output_tokens=max_output_tokens,
+            tenant_id=turn.tenant_id,
+            user_id=turn.requester_user_id,
+            chat_id=turn.chat_id,
+            request_kind="chat",
+        )
+
+    def _time_left(self, turn: Turn) -> timedelta:
+        """Of `turns.total_timeout_secs`, which spans all attempts."""
+        return turn.started_at + timedelta(seconds=self.settings.turns.total_timeout_secs) - self.clock.now()
+
+    async def _finalize(self, held: HeldTurn, ending: Ending) -> Finalized | None:
+        """Commit the end, for as long as the attempt stands: this worker holds the only copy of the text."""
+        async with held.lock:
+            held.is_progressing = True
+            for delay in backoff(first=0.1, longest=2.0):
+                if held.is_superseded:
+                    return None
+                began = asyncio.get_running_loop().time()
+                try:
+                    finalized = await finalize_turn(
+                        self.sessions,
+                        turn_id=held.turn.id,
+                        chat_id=held.turn.chat_id,
+                        ending=ending,
+                        attempt=held.attempt,
+                    )
+                except Exception as error:
+                    if not is_database_away(error):
+                        raise
+                    logger.warning("finalization failed, will try again: %r", error, extra=_fields(held.turn))
+                    await asyncio.sleep(delay)
+                    continue
+                held.is_finalized = True
+                self.metrics.finalization_latency_ms.observe((asyncio.get_running_loop().time() - began) * 1000)
+                return finalized
+        raise AssertionError("backoff never ends")
+
+    async def _give_up(self, held: HeldTurn) -> None:
+        """Leave the turn to others; a turn that is handed back goes into the queue at once."""
+        stop = held.requested_stop
+        if stop is None or stop.kind is not StopKind.HAND_BACK:
+            return
+        async with self.sessions.begin() as session:
+            if not await TurnRepository(session).hand_back(held.turn.id, attempt=held.attempt):
+                return
+        self.metrics.turn_attempts.labels(reason="drain").inc()
+        try:
+            await self.queue.enqueue(RunTurn(held.turn.id, held.attempt + 1))
+        except REDIS_FAILURE as error:
+            logger.warning("a turn handed back is left to the sweeper: %r", error, extra=_fields(held.turn))
+
+
+def started_frame(turn: Turn) -> Frame:
+    """The turn's `stream_started`, the same bytes whoever writes it."""
+    return frames.stream_started(request_id=turn.request_id, message_id=turn.planned_message_id, is_new_turn=True)
+
+
+def _trigger(turn: Turn) -> CancelTrigger:
+    match turn.cancel_trigger:
+        case "user_stop" | "disconnect" | "timeout" | "internal" as trigger:
+            return trigger
+        case _:
+            return "internal"
+
+
+def _fields(turn: Turn) -> dict[str, str]:
+    return {"turn_id": str(turn.id), "chat_id": str(turn.chat_id), "request_id": str(turn.request_id)}
