@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 
@@ -18,9 +19,11 @@ from shared.events.log import EventLog
 from shared.metrics import Metrics, serve_metrics
 from shared.model_catalog.holder import CatalogHolder
 from shared.model_catalog.source import load_catalog
+from shared.periodic import every
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
 from shared.tasks import BackgroundTasks
+from shared.turns.gauges import GAUGE_INTERVAL, measure_turns
 from shared.valkey.client import open_valkey
 
 
@@ -61,6 +64,7 @@ async def open_context(
         stack.push_async_callback(background.aclose)
         background.spawn(live.run(), name="live feed")
         background.spawn(followers.run(), name="turn follower")
+        background.spawn(every(GAUGE_INTERVAL, partial(measure_turns, sessions, metrics), name="gauges"), name="gauges")
         yield ApiContext(
             settings=settings,
             engine=engine,

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import Final
 
-import uvicorn
 import uvloop
 from fastapi import APIRouter, FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -24,14 +19,12 @@ from api.middleware import RequestMiddleware
 from api.model_catalog.routes import router as model_catalog
 from api.openapi import DescribedApi
 from api.problems import install_handlers
+from api.server import Server
 from api.turns.routes import router as turns
 from shared.clock import Clock
 from shared.logs import configure_logging
 from shared.settings import ConfigurationError, Settings
 
-GRACEFUL_SHUTDOWN_SECS: Final = 10
-KEEP_ALIVE_SECS: Final = 75
-"""Longer than a reverse proxy keeps an idle connection: it must be the one who closes, or it runs into ours."""
 BACKLOG: Final = 2_048
 
 ROUTERS: Final[tuple[APIRouter, ...]] = (
@@ -97,36 +90,14 @@ def run(settings: Settings) -> None:
 
 async def _serve(app: FastAPI, listener: socket.socket) -> None:
     """Serve within the lifespan, so that what fails there ends the process with its own error."""
-    config = uvicorn.Config(
-        app,
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE_SECS,
-        timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_SECS,
-    )
     async with app.router.lifespan_context(app):
         host, port = listener.getsockname()[:2]
         _log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
-        await Server(config).serve(sockets=[listener])
-
-
-class Server(uvicorn.Server):
-    """Ends by itself once it has drained; uvicorn's own would raise the signal again before the lifespan closes."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        yield
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        super().handle_exit(sig, frame)
+        server = Server(app, app.state.context)
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            await server.aclose()
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -19,4 +19,5 @@ class SystemClock:
 
 def rfc3339(moment: datetime) -> str:
     """`moment` as RFC 3339 UTC with microseconds and a `Z`, the only form the API writes."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    # isoformat pads the year, which strftime does not on every platform.
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -14,12 +15,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from shared.clock import SystemClock
 from shared.db.engine import Sessions, open_database
 from shared.events.log import EventLog
+from shared.health import ReadinessProbe
 from shared.ids import new_uuid4
-from shared.metrics import Metrics
+from shared.metrics import Metrics, serve_metrics
+from shared.model_catalog.holder import CatalogHolder
 from shared.model_catalog.source import load_catalog
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
 from shared.valkey.client import Valkey, open_valkey
+from worker.health import health_routes
 from worker.job_loop import JobLoop
 from worker.providers.registry import ProviderRegistry
 from worker.turns.jobs import RUNNER, run_turn
@@ -43,19 +47,32 @@ class WorkerContext:
     sweeper: Sweeper
     metrics: Metrics
     jobs: JobLoop
+    draining: asyncio.Event
+    """Set by the first signal: readiness is red, no further turn is taken."""
 
 
 @asynccontextmanager
 async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
     """Raises ConfigurationError if the process cannot start as configured."""
-    catalog = load_catalog(settings)
+    catalog = CatalogHolder(load_catalog(settings))
     metrics = Metrics(settings.metrics.prefix)
+    draining = asyncio.Event()
     async with AsyncExitStack() as stack:
         engine, sessions = await stack.enter_async_context(open_database(settings.database))
         valkey = await stack.enter_async_context(open_valkey(settings.redis, connections=PUBLISH_CONNECTIONS))
         # A connection of its own: it blocks. A read blocks shorter than its time limit.
         wake_valkey = await stack.enter_async_context(open_valkey(settings.redis, connections=1))
-        providers = ProviderRegistry(catalog.providers)
+        probe = ReadinessProbe(sessions, valkey, catalog, draining)
+        await stack.enter_async_context(
+            serve_metrics(
+                metrics,
+                host=settings.host,
+                port=settings.metrics.worker_port,
+                key="metrics.worker_port",
+                routes=health_routes(probe),
+            )
+        )
+        providers = ProviderRegistry(catalog.current.providers)
         stack.push_async_callback(providers.aclose)
         log = EventLog(valkey, settings)
         queue = TurnQueue(valkey, settings)
@@ -67,7 +84,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             queue=queue,
             leases=leases,
             providers=providers,
-            catalog=lambda: catalog,
+            catalog=catalog,
             clock=SystemClock(),
             metrics=metrics,
         )
@@ -87,6 +104,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
                 settings=settings,
                 ctx={RUNNER: runner},
             ),
+            draining=draining,
         )
 
 

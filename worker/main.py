@@ -10,14 +10,15 @@ import asyncio
 import logging
 import signal
 from contextlib import suppress
-from datetime import timedelta
+from functools import partial
 
 import uvloop
 
 from shared.logs import configure_logging
+from shared.periodic import every
 from shared.settings import Settings
+from shared.turns.gauges import GAUGE_INTERVAL, measure_turns
 from worker.lifespan import WorkerContext, open_worker
-from worker.periodic import every
 from worker.turns.held import Stop, StopKind
 from worker.turns.sweeper import SWEEP_INTERVAL
 
@@ -25,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 HAND_BACK_SECS = 10.0
 """How long handing back may take; what is not handed back by then is found by its expired lease."""
-GAUGE_INTERVAL = timedelta(seconds=15)
 
 
 def run(settings: Settings) -> None:
@@ -42,6 +42,7 @@ async def _run(settings: Settings) -> None:
         periodic = [
             every(context.leases.lease / 3, context.leases.renew, name="lease renewal"),
             every(SWEEP_INTERVAL, context.sweeper.sweep, name="sweep"),
+            every(GAUGE_INTERVAL, partial(measure_turns, context.sessions, context.metrics), name="gauges"),
         ]
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(work) for work in periodic]
@@ -59,7 +60,7 @@ class Drain:
 
     def __init__(self, context: WorkerContext) -> None:
         self._context = context
-        self.requested = asyncio.Event()
+        self.requested = context.draining
         self._hurried = asyncio.Event()
 
     def listen(self) -> None:

@@ -65,7 +65,7 @@ class MessageRepository:
             MessageReaction.user_id == user_id,
             MessageReaction.message_id.in_(message_ids),
         )
-        return {message_id: reaction for message_id, reaction in await self._session.execute(statement)}
+        return {row.message_id: row.reaction for row in await self._session.execute(statement)}
 
 
 def _is_attached() -> ColumnElement[bool]:

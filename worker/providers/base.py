@@ -51,6 +51,7 @@ class GenerationRequest:
     image_file_ids: tuple[str, ...] = ()
     tools: tuple[Mapping[str, Any], ...] = ()
 
+
 Usage = TokenUsage
 
 

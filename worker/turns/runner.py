@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -21,7 +20,8 @@ from shared.events import frames
 from shared.events.frames import Frame
 from shared.events.log import Appended, EventLog
 from shared.metrics import Metrics
-from shared.model_catalog.catalog import Catalog, CatalogModel
+from shared.model_catalog.catalog import CatalogModel
+from shared.model_catalog.holder import CatalogHolder
 from shared.queue.jobs import RunTurn
 from shared.queue.queue import TurnQueue
 from shared.quotas.estimation import budgets_of
@@ -52,7 +52,7 @@ class TurnRunner:
     queue: TurnQueue
     leases: LeaseKeeper
     providers: ProviderRegistry
-    catalog: Callable[[], Catalog]
+    catalog: CatalogHolder
     clock: Clock
     metrics: Metrics
 
@@ -137,7 +137,7 @@ class TurnRunner:
 
     async def _plan(self, turn: Turn) -> tuple[CatalogModel, GenerationRequest]:
         """Raises ContextBudgetExceededError or LookupError: the request cannot be built."""
-        model = self.catalog().find_model(turn.effective_model or "")
+        model = self.catalog.current.find_model(turn.effective_model or "")
         if model is None:
             raise LookupError(f"model {turn.effective_model} is not in the catalog")
         async with self.sessions() as session:

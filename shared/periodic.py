@@ -1,4 +1,4 @@
-"""Work that every worker process repeats by the clock, beside its jobs."""
+"""Work that a process repeats by the clock, beside what it serves."""
 
 from __future__ import annotations
 
