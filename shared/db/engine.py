@@ -19,7 +19,8 @@ from shared.settings import ConfigurationError, DatabaseSettings
 Sessions = async_sessionmaker[AsyncSession]
 
 CONNECT_TIMEOUT_SECS = 5
-POOL_TIMEOUT_SECS = 5
+POOL_TIMEOUT_SECS = 10
+"""How long a request waits for a connection in a burst before it is refused."""
 COMMAND_TIMEOUT_SECS = 30
 """No statement of ours runs this long; a server that does not answer is treated as away."""
 

@@ -19,6 +19,8 @@ import psutil
 from shared.embedded.data_dir import write_private_file
 from shared.embedded.leftovers import stop_processes
 
+# The kernel tells when a process began relative to a boot time that is rounded to seconds.
+_CLOCK_ERROR_SECS = 2.0
 _KILL_AT_ONCE = ((Signals.SIGKILL, 5.0),)
 
 
@@ -83,7 +85,8 @@ def _find_command(pid: int, *, before: float) -> psutil.Process | None:
     try:
         process = psutil.Process(pid)
         words = process.cmdline()
-        is_ours = process.create_time() <= before and any("mini-chat" in word or word == "shared.cli" for word in words)
+        is_command = any("mini-chat" in word or word == "shared.cli" for word in words)
+        is_old_enough = process.create_time() <= before + _CLOCK_ERROR_SECS
     except psutil.Error:
         return None
-    return process if is_ours else None
+    return process if is_command and is_old_enough else None

@@ -16,8 +16,8 @@ import email.utils
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ from shared.providers.sse import EventTooLargeError, ServerEvent, SseParser
 from shared.tasks import BackgroundTasks
 from worker.providers.base import Completed, GenerationRequest, ProviderError, ProviderEvent, ProviderStream
 from worker.providers.failures import reported, unreachable, unreadable, without_secret
+from worker.providers.lazy_timeout import LazyTimeout
 from worker.providers.wire import Translator, decode
 
 DRAIN_SECS = 2
@@ -42,6 +43,7 @@ _STREAMED = {"Accept": "text/event-stream", "X-Stainless-Raw-Response": "stream"
 """The second one is how the SDK is told to leave the body alone."""
 _BROKEN = (openai.APIConnectionError, httpx2.HTTPError, httpx2.StreamError, aiohttp.ClientError, OSError)
 """What a connection that cannot be made or breaks is told by; timeouts are OSErrors or have one as their cause."""
+_FAILURES = (ProviderError, openai.APIStatusError, EventTooLargeError, *_BROKEN)
 _log = logging.getLogger(__name__)
 
 
@@ -70,8 +72,10 @@ class HttpProvider:
         body = orjson.dumps(self._dialect.build_body(request))
         total_by = asyncio.get_running_loop().time() + self._client.timeouts.total
         on_requested()
-        with _failures(self._client.secret):
+        try:
             stream = await self._send(path, body, total_by)
+        except _FAILURES as error:
+            raise _told(error, self._client.secret) from None  # the cause repeats the provider's text
         try:
             yield stream
         finally:
@@ -132,6 +136,7 @@ class HttpStream:
         self._first_event_by: float | None = first_event_by
         self._total_by = total_by
         self._secret = secret
+        self._timeout = LazyTimeout()
         self._parser = SseParser()
         self._pending: deque[ProviderEvent] = deque()
         self._failure: ProviderError | None = None
@@ -162,6 +167,7 @@ class HttpStream:
 
     async def aclose(self) -> None:
         """Drop the connection, unless the response has ended."""
+        self._timeout.close()
         with contextlib.suppress(*_BROKEN):
             await self._chunks.aclose()
             await self._response.aclose()
@@ -169,15 +175,14 @@ class HttpStream:
     async def _fill(self) -> None:
         """Wait for the next events and translate them."""
         try:
-            with _failures(self._secret):
-                async with asyncio.timeout_at(min(self._quiet_until(), self._total_by)):
-                    events, is_end = await self._read()
-                self._first_event_by = None
-                self._translate(events)
-                if is_end and not self.has_completed:
-                    self._accept(self._translator.finish())
-        except ProviderError as error:
-            self._failure = error
+            with self._timeout.until(min(self._quiet_until(), self._total_by)):
+                events, is_end = await self._read()
+            self._first_event_by = None
+            self._translate(events)
+            if is_end and not self.has_completed:
+                self._accept(self._translator.finish())
+        except _FAILURES as error:
+            self._failure = _told(error, self._secret)
 
     def _quiet_until(self) -> float:
         if self._first_event_by is not None:
@@ -225,21 +230,17 @@ def retry_delay(retry_after: str | None, *, now: float) -> float | None:
     return max(delay, 0) if delay <= MAX_RETRY_DELAY_SECS else None
 
 
-@contextmanager
-def _failures(secret: str | None) -> Iterator[None]:
-    """Whatever the SDK, the transport and the translator raise, as a ProviderError."""
-    try:
-        yield
-    except ProviderError as error:
-        without_secret(error, secret)
-        raise
-    except openai.APIStatusError as error:
-        body = error.response.content
-        raise without_secret(_refused(body, error.status_code), secret) from None  # its text is the provider's
-    except EventTooLargeError as error:
-        raise unreadable(str(error).encode()) from None
-    except _BROKEN as error:
-        raise without_secret(unreachable(error), secret) from None
+def _told(error: Exception, secret: str | None) -> ProviderError:
+    """One of `_FAILURES` as a ProviderError."""
+    if isinstance(error, ProviderError):
+        failure = error
+    elif isinstance(error, openai.APIStatusError):
+        failure = _refused(error.response.content, error.status_code)
+    elif isinstance(error, EventTooLargeError):
+        failure = unreadable(str(error).encode())
+    else:
+        failure = unreachable(error)
+    return without_secret(failure, secret)
 
 
 def _refused(body: bytes, status: int) -> ProviderError:

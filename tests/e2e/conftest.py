@@ -1,0 +1,58 @@
+"""Fixtures of tests that drive real processes over HTTP. One deployment serves a whole test process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import asyncpg
+import httpx
+import pytest
+
+from tests.support.database import cloned_database
+from tests.support.deployment import Deployment, deployment
+from tests.support.tokens import Caller
+
+
+@pytest.fixture(scope="session")
+def product(template_url: str, valkey_url: str) -> Iterator[Deployment]:
+    """Two API replicas and a worker. Tests share it: each is another user, and scripts its own answers."""
+    runner = asyncio.Runner()
+    database = cloned_database(template_url)
+    try:
+        url = runner.run(database.__aenter__())
+        with deployment(database_url=url, valkey_url=valkey_url, apis=2, workers=1) as running:
+            yield running
+    finally:
+        runner.run(database.__aexit__(None, None, None))
+        runner.close()
+
+
+@pytest.fixture
+def caller() -> Caller:
+    """A user whom no other test knows."""
+    return Caller()
+
+
+@pytest.fixture
+async def client(product: Deployment, caller: Caller) -> AsyncIterator[httpx.AsyncClient]:
+    """`caller` at the first replica."""
+    async with product.client(caller) as client:
+        yield client
+
+
+@pytest.fixture
+async def other_replica(product: Deployment, caller: Caller) -> AsyncIterator[httpx.AsyncClient]:
+    """`caller` at the second replica."""
+    async with product.client(caller, api=1) as client:
+        yield client
+
+
+@pytest.fixture
+async def database(product: Deployment) -> AsyncIterator[asyncpg.Connection]:
+    """The product's database, to look into, and to bring about what no request can."""
+    connection = await asyncpg.connect(product.database_url)
+    try:
+        yield connection
+    finally:
+        await connection.close()

@@ -1,0 +1,134 @@
+"""Keys from a URL: when they are fetched, and what a dead server means."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from api import jwks
+from api.auth import Authenticator, create_authenticator
+from shared.errors import UnauthenticatedError, UnavailableError
+from shared.ids import new_uuid4
+from shared.settings import AuthSettings
+from tests.support.tokens import claims_of
+
+TENANT, USER = new_uuid4(), new_uuid4()
+OLD, NEW = (rsa.generate_private_key(public_exponent=65_537, key_size=2_048) for _ in range(2))
+
+
+class KeyServer:
+    """Serves `keys` by id, or fails while there are none."""
+
+    def __init__(self) -> None:
+        self.keys: dict[str, rsa.RSAPrivateKey] = {}
+        self.requests = 0
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.requests += 1
+                body = json.dumps({"keys": outer.document()}).encode()
+                self.send_response(200 if outer.keys else 500)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}/jwks"
+
+    def document(self) -> list[dict[str, Any]]:
+        algorithm = jwt.get_algorithm_by_name("RS256")
+        return [
+            json.loads(algorithm.to_jwk(key.public_key())) | {"kid": kid, "use": "sig"}
+            for kid, key in self.keys.items()
+        ]
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[KeyServer]:
+    server = KeyServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def auth(server: KeyServer) -> Authenticator:
+    settings = {"mode": "jwt", "jwt": {"jwks_url": server.url, "algorithms": ["RS256", "PS256"]}}
+    return create_authenticator(AuthSettings.model_validate(settings))
+
+
+def token(key: rsa.RSAPrivateKey, kid: str | None, algorithm: str = "RS256") -> str:
+    return jwt.encode(claims_of(TENANT, USER), key, algorithm, headers={"kid": kid} if kid else None)
+
+
+async def test_keys_are_fetched_once(server: KeyServer, auth: Authenticator) -> None:
+    server.keys = {"a": OLD}
+    for algorithm in ("RS256", "PS256"):
+        assert (await auth.authenticate(token(OLD, "a", algorithm))).user_id == USER
+    assert server.requests == 1
+
+
+@pytest.mark.parametrize("kid", ["b", None])
+async def test_an_unknown_key_id_is_no_token_and_costs_one_request_at_most(
+    server: KeyServer, auth: Authenticator, kid: str | None
+) -> None:
+    server.keys = {"a": OLD}
+    for _ in range(3):
+        with pytest.raises(UnauthenticatedError):
+            await auth.authenticate(token(NEW, kid))
+    assert server.requests == 1
+
+
+async def test_a_key_of_another_id_does_not_sign(server: KeyServer, auth: Authenticator) -> None:
+    server.keys = {"a": OLD}
+    with pytest.raises(UnauthenticatedError):
+        await auth.authenticate(token(NEW, "a"))
+
+
+async def test_a_rotated_key_is_found(server: KeyServer, auth: Authenticator, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.keys = {"a": OLD}
+    assert await auth.authenticate(token(OLD, "a"))
+    monkeypatch.setattr(jwks, "COOLDOWN_SECS", 0.0)
+    server.keys = {"b": NEW}
+    assert await auth.authenticate(token(NEW, "b"))
+    with pytest.raises(UnauthenticatedError):
+        await auth.authenticate(token(OLD, "a"))
+
+
+async def test_without_any_keys_the_service_is_unavailable(server: KeyServer, auth: Authenticator) -> None:
+    for _ in range(3):
+        with pytest.raises(UnavailableError):
+            await auth.authenticate(token(OLD, "a"))
+    assert server.requests == 1
+
+
+async def test_known_keys_outlive_an_outage_for_a_while(
+    server: KeyServer, auth: Authenticator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.keys = {"a": OLD}
+    assert await auth.authenticate(token(OLD, "a"))
+    monkeypatch.setattr(jwks, "COOLDOWN_SECS", 0.0)
+    monkeypatch.setattr(jwks, "LIFESPAN_SECS", 0.0)
+    server.keys = {}
+    assert await auth.authenticate(token(OLD, "a"))
+    assert server.requests == 2
+    monkeypatch.setattr(jwks, "STALE_SECS", 0.0)
+    with pytest.raises(UnavailableError):
+        await auth.authenticate(token(OLD, "a"))
