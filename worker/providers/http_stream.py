@@ -62,6 +62,7 @@ class HttpProvider:
         self._client = client
         self._dialect = dialect
         self._draining = BackgroundTasks()
+        self._finished: set[HttpStream] = set()
 
     @asynccontextmanager
     async def open(
@@ -80,12 +81,19 @@ class HttpProvider:
             yield stream
         finally:
             if stream.has_completed:
-                self._draining.spawn(stream.drain(), name="provider-drain")
+                self._finished.add(stream)
+                self._draining.spawn(self._drain(stream), name="provider-drain")
             else:
                 await stream.aclose()
 
     async def aclose(self) -> None:
         await self._draining.aclose()
+        while self._finished:  # a task that is cancelled before its first step closes nothing
+            await self._finished.pop().aclose()
+
+    async def _drain(self, stream: HttpStream) -> None:
+        await stream.drain()
+        self._finished.discard(stream)
 
     async def _send(self, path: str, body: bytes, total_by: float) -> HttpStream:
         async with asyncio.timeout_at(total_by):

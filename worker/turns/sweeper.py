@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 SWEEP_INTERVAL = timedelta(seconds=2)
 SWEEP_LIMIT = 500
+SERVER_AGE = "SELECT now() - pg_postmaster_start_time()"
 
 
 @dataclass
@@ -60,7 +61,7 @@ class Sweeper:
         if self._last_success is not None and now - self._last_success > lease:
             self._hold_back()
         async with self.sessions() as session:
-            server_age = await session.scalar(text("SELECT now() - pg_postmaster_start_time()"))
+            server_age = await session.scalar(text(SERVER_AGE))
             turns = await TurnRepository(session).list_unheld(limit=SWEEP_LIMIT)
         self._last_success = now
         if now < self._held_back_until or server_age < timedelta(seconds=lease):
