@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.auth import Authenticator
+from api.turns.audience import Audience
 from api.turns.follow import TurnFollower
 from api.turns.live import LiveFeed
 from shared.clock import Clock
@@ -17,6 +18,7 @@ from shared.metrics import Metrics
 from shared.model_catalog.holder import CatalogHolder
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
+from shared.turns.stop import TurnStopper
 from shared.valkey.client import Valkey
 
 
@@ -30,6 +32,8 @@ class ApiContext:
     queue: TurnQueue
     live: LiveFeed
     followers: TurnFollower
+    audience: Audience
+    stopper: TurnStopper
     catalog: CatalogHolder
     clock: Clock
     authenticator: Authenticator

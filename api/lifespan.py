@@ -11,11 +11,13 @@ from fastapi import FastAPI
 
 from api.auth import Authenticator, create_authenticator
 from api.context import ApiContext
+from api.turns.audience import Audience
 from api.turns.follow import TurnFollower
 from api.turns.live import LiveFeed
 from shared.clock import Clock, SystemClock
 from shared.db.engine import open_database
 from shared.events.log import EventLog
+from shared.ids import process_name
 from shared.metrics import Metrics, serve_metrics
 from shared.model_catalog.holder import CatalogHolder
 from shared.model_catalog.source import load_catalog
@@ -24,6 +26,8 @@ from shared.queue.queue import TurnQueue
 from shared.settings import Settings
 from shared.tasks import BackgroundTasks
 from shared.turns.gauges import GAUGE_INTERVAL, measure_turns
+from shared.turns.presence import HEARTBEAT_INTERVAL, Presence
+from shared.turns.stop import TurnStopper
 from shared.valkey.client import open_valkey
 
 
@@ -58,25 +62,34 @@ async def open_context(
         )
         engine, sessions = await stack.enter_async_context(open_database(settings.database))
         valkey = await stack.enter_async_context(open_valkey(settings.redis))
+        log = EventLog(valkey, settings)
+        draining = asyncio.Event()
+        presence = Presence(valkey, process=process_name())
+        stopper = TurnStopper(sessions=sessions, valkey=valkey, log=log, clock=clock, metrics=metrics)
+        audience = Audience(presence, stopper, grace_secs=settings.streaming.disconnect_grace_secs, draining=draining)
+        stack.push_async_callback(audience.aclose)
         live = LiveFeed(valkey, capacity=settings.streaming.sse_channel_capacity, is_fast=settings.relay.fast_path)
         followers = TurnFollower(sessions)
         background = BackgroundTasks()
         stack.push_async_callback(background.aclose)
         background.spawn(live.run(), name="live feed")
         background.spawn(followers.run(), name="turn follower")
+        background.spawn(every(HEARTBEAT_INTERVAL, audience.renew, name="presence"), name="presence")
         background.spawn(every(GAUGE_INTERVAL, partial(measure_turns, sessions, metrics), name="gauges"), name="gauges")
         yield ApiContext(
             settings=settings,
             engine=engine,
             sessions=sessions,
             valkey=valkey,
-            log=EventLog(valkey, settings),
+            log=log,
             queue=TurnQueue(valkey, settings),
             live=live,
             followers=followers,
+            audience=audience,
+            stopper=stopper,
             catalog=catalog,
             clock=clock,
             authenticator=authenticator,
             metrics=metrics,
-            draining=asyncio.Event(),
+            draining=draining,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import uuid
 from typing import NewType
 
@@ -18,6 +20,11 @@ RequestId = NewType("RequestId", uuid.UUID)
 
 def new_uuid4() -> uuid.UUID:
     return uuid.uuid4()  # noqa: TID251 (the one place that may)
+
+
+def process_name() -> str:
+    """A name for this process among all of the fleet: readable for operators, and never the same twice."""
+    return f"{socket.gethostname()[:64]}:{os.getpid()}:{new_uuid4().hex[:12]}"
 
 
 def new_uuid7() -> uuid.UUID:

@@ -60,6 +60,19 @@ class Metrics:
         self.turns_queued = self._gauge("turns_queued", "Running turns that no worker holds")
         self.turns_running = self._gauge("turns_running", "Turns that this worker holds")
         self.turn_attempts = self._counter("turn_attempts", "Attempts begun", ("reason",))
+        self.cancel_requested = self._counter("cancel_requested", "Requests to stop a turn", ("trigger",))
+        self.cancel_effective = self._counter("cancel_effective", "Turns that were stopped", ("trigger",))
+        self.time_to_abort_ms = self._histogram(
+            "time_to_abort_ms", "Stop heard by the worker to provider connection closed", ("trigger",)
+        )
+        self.orphan_detected = self._counter("orphan_detected", "Stuck turns found", ("reason",))
+        self.orphan_finalized = self._counter("orphan_finalized", "Stuck turns failed", ("reason",))
+        self.orphan_scan_duration_seconds = Histogram(
+            "orphan_scan_duration_seconds",
+            "One pass of the watchdog",
+            namespace=self._prefix,
+            registry=self.registry,
+        )
         self.turn_fenced = self._counter("turn_fenced", "Attempts that found a newer one in their place")
 
         self.provider_requests = self._counter("provider_requests", "Requests to providers", ("provider", "endpoint"))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -16,20 +14,24 @@ from shared.clock import SystemClock
 from shared.db.engine import Sessions, open_database
 from shared.events.log import EventLog
 from shared.health import ReadinessProbe
-from shared.ids import new_uuid4
+from shared.ids import process_name
 from shared.metrics import Metrics, serve_metrics
 from shared.model_catalog.holder import CatalogHolder
 from shared.model_catalog.source import load_catalog
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
+from shared.turns.presence import Presence
+from shared.turns.stop import TurnStopper
 from shared.valkey.client import Valkey, open_valkey
 from worker.health import health_routes
 from worker.job_loop import JobLoop
 from worker.providers.registry import ProviderRegistry
+from worker.turns.absence import AbsenceWatch
 from worker.turns.jobs import RUNNER, run_turn
 from worker.turns.leases import LeaseKeeper
 from worker.turns.runner import TurnRunner
 from worker.turns.sweeper import Sweeper
+from worker.turns.watchdog import Watchdog
 
 PUBLISH_CONNECTIONS = 8
 """Appends of hundreds of turns share them; each takes the server well under a millisecond."""
@@ -45,6 +47,10 @@ class WorkerContext:
     valkey: Valkey
     leases: LeaseKeeper
     sweeper: Sweeper
+    watchdog: Watchdog
+    absence: AbsenceWatch
+    signal_valkey: Valkey
+    """The connection on which stop signals arrive."""
     metrics: Metrics
     jobs: JobLoop
     draining: asyncio.Event
@@ -62,6 +68,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
         valkey = await stack.enter_async_context(open_valkey(settings.redis, connections=PUBLISH_CONNECTIONS))
         # A connection of its own: it blocks. A read blocks shorter than its time limit.
         wake_valkey = await stack.enter_async_context(open_valkey(settings.redis, connections=1))
+        signal_valkey = await stack.enter_async_context(open_valkey(settings.redis, connections=1))
         probe = ReadinessProbe(sessions, valkey, catalog, draining)
         await stack.enter_async_context(
             serve_metrics(
@@ -76,7 +83,9 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
         stack.push_async_callback(providers.aclose)
         log = EventLog(valkey, settings)
         queue = TurnQueue(valkey, settings)
-        leases = LeaseKeeper(sessions, owner=_owner(), lease=timedelta(seconds=settings.turns.lease_secs))
+        leases = LeaseKeeper(sessions, owner=process_name(), lease=timedelta(seconds=settings.turns.lease_secs))
+        clock = SystemClock()
+        stopper = TurnStopper(sessions=sessions, valkey=valkey, log=log, clock=clock, metrics=metrics)
         runner = TurnRunner(
             settings=settings,
             sessions=sessions,
@@ -85,7 +94,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             leases=leases,
             providers=providers,
             catalog=catalog,
-            clock=SystemClock(),
+            clock=clock,
             metrics=metrics,
         )
         yield WorkerContext(
@@ -94,7 +103,15 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             sessions=sessions,
             valkey=valkey,
             leases=leases,
-            sweeper=Sweeper(settings=settings, sessions=sessions, queue=queue, log=log),
+            sweeper=Sweeper(settings=settings, sessions=sessions, queue=queue, log=log, stopper=stopper),
+            watchdog=Watchdog(settings=settings, sessions=sessions, log=log, clock=clock, metrics=metrics),
+            absence=AbsenceWatch(
+                Presence(valkey, process=leases.owner),
+                leases,
+                stopper,
+                grace_secs=settings.streaming.disconnect_grace_secs,
+            ),
+            signal_valkey=signal_valkey,
             metrics=metrics,
             jobs=JobLoop(
                 [run_turn],
@@ -106,8 +123,3 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             ),
             draining=draining,
         )
-
-
-def _owner() -> str:
-    """Who holds a lease: readable for operators, and never the same twice."""
-    return f"{socket.gethostname()[:64]}:{os.getpid()}:{new_uuid4().hex[:12]}"

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import signal
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 
 import uvloop
@@ -19,7 +20,9 @@ from shared.periodic import every
 from shared.settings import Settings
 from shared.turns.gauges import GAUGE_INTERVAL, measure_turns
 from worker.lifespan import WorkerContext, open_worker
+from worker.turns.absence import ABSENCE_INTERVAL
 from worker.turns.held import Stop, StopKind
+from worker.turns.stop_signals import hear_stop_signals
 from worker.turns.sweeper import SWEEP_INTERVAL
 
 logger = logging.getLogger(__name__)
@@ -42,8 +45,14 @@ async def _run(settings: Settings) -> None:
         periodic = [
             every(context.leases.lease / 3, context.leases.renew, name="lease renewal"),
             every(SWEEP_INTERVAL, context.sweeper.sweep, name="sweep"),
+            every(ABSENCE_INTERVAL, context.absence.look, name="absence watch"),
+            hear_stop_signals(context.signal_valkey, context.leases),
             every(GAUGE_INTERVAL, partial(measure_turns, context.sessions, context.metrics), name="gauges"),
         ]
+        watchdog = settings.orphan_watchdog
+        if watchdog.enabled:
+            interval = timedelta(seconds=watchdog.scan_interval_secs)
+            periodic.append(every(interval, context.watchdog.scan, name="watchdog"))
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(work) for work in periodic]
             running.append(tasks.create_task(context.jobs.main(), name="jobs"))

@@ -74,4 +74,6 @@ async def delete_chat(
     chat_id: ChatIdPath, context: Context, principal: Annotated[Principal, Depends(require(Action.DELETE))]
 ) -> None:
     """Delete a chat with all that is in it."""
-    await use_cases.delete_chat(principal, chat_id, sessions=context.sessions, clock=context.clock)
+    await use_cases.delete_chat(
+        principal, chat_id, sessions=context.sessions, clock=context.clock, stopper=context.stopper
+    )

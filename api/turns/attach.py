@@ -56,7 +56,14 @@ async def attach(turn: Turn, cursor: Cursor, *, source: Source, context: ApiCont
         return _after(await _replay_of(turn, context), 0, source)
     if newest is not None and newest.is_terminal and newest.id == str(cursor).encode():
         return _after_end(newest, source)
-    return EventStreamResponse(context, turn_id=turn.id, keys=keys, cursor=cursor, has_ended=has_ended)
+    return EventStreamResponse(
+        context,
+        turn_id=turn.id,
+        keys=keys,
+        cursor=cursor,
+        has_ended=has_ended,
+        is_awaited=not has_ended and turn.on_disconnect == "cancel",
+    )
 
 
 async def replay(turn: Turn, *, context: ApiContext) -> Response:

@@ -80,12 +80,14 @@ class EventStreamResponse(Response):
         cursor: EntryId | None,
         has_ended: bool = False,
         first_frame: Frame | None = None,
+        is_awaited: bool = False,
     ) -> None:
         """
         Args:
             cursor: the entry after which to go on; None: from the start.
             has_ended: the turn's row is known to be terminal.
             first_frame: `stream_started`, if the caller has just created the log with it.
+            is_awaited: the turn stops when its last client has left.
         """
         super().__init__(headers=SSE_HEADERS)
         # Starlette counts the body it has; this one has no length.
@@ -102,6 +104,7 @@ class EventStreamResponse(Response):
         self._in_content = cursor is not None and cursor != STARTED and cursor.seq != 0
         self._is_row_terminal = has_ended
         self._row_terminal_since = self._now() if has_ended else 0.0
+        self._is_awaited = is_awaited
         self._is_away = False
         self._is_closing = False
         self._has_left = False
@@ -129,6 +132,8 @@ class EventStreamResponse(Response):
         context = self._context
         context.metrics.active_streams.inc()
         context.followers.add(self)
+        if self._is_awaited:
+            await context.audience.enter(self._keys)
         try:
             with context.live.subscribed(self._keys) as subscription:
                 self._subscription = subscription
@@ -138,6 +143,9 @@ class EventStreamResponse(Response):
                     await self._relay(subscription)
                     watch.cancel()
         finally:
+            if self._is_awaited:
+                has_hung_up = self._has_left and not self._has_ended
+                context.audience.leave(self._keys, self.turn_id, has_hung_up=has_hung_up)
             context.followers.remove(self)
             context.metrics.active_streams.dec()
             if self._has_left:

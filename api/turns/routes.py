@@ -11,6 +11,7 @@ from api.dependencies import ChatIdPath, Context, RequestIdPath, require
 from api.json_route import JsonRoute
 from api.problems import problem_responses
 from api.turns.attach import attach, replay
+from api.turns.cancel import stop_turn
 from api.turns.relay import SSE_MEDIA_TYPE, EventStreamResponse
 from api.turns.schemas import SendMessage, TurnStatus
 from api.turns.submit import Accepted, SubmitTurn, submit_turn
@@ -28,6 +29,7 @@ from shared.turns.errors import (
     UnsupportedMediaError,
     WebSearchDisabledError,
 )
+from shared.turns.lifecycle import TurnState
 from shared.turns.repository import TurnRepository
 from shared.turns.tables import Turn
 from shared.valkey.keyspace import TurnKeys
@@ -43,6 +45,10 @@ _STREAM: Final[dict[int | str, dict[str, Any]]] = {
         ),
         "content": {SSE_MEDIA_TYPE: {"schema": {"type": "string"}}},
     }
+}
+
+_ABOUT_TO_END: Final[dict[int | str, dict[str, Any]]] = {
+    202: {"model": TurnStatus, "description": "The turn is about to end"}
 }
 
 LastEventId = Annotated[
@@ -133,6 +139,24 @@ async def stream_events(
     return await attach(turn, cursor, source="events", context=context)
 
 
+@router.post(
+    "/chats/{chat_id}/turns/{request_id}/cancel",
+    responses=_ABOUT_TO_END | problem_responses(TurnNotFoundError),
+)
+async def cancel_turn(
+    chat_id: ChatIdPath,
+    request_id: RequestIdPath,
+    context: Context,
+    principal: Annotated[Principal, Depends(require(Action.CANCEL_TURN))],
+    response: Response,
+) -> TurnStatus:
+    """Stop a running turn; what has been shown of its answer is kept. Of an ended turn nothing changes."""
+    turn = await stop_turn(await _get_turn(chat_id, request_id, principal, context), context)
+    if turn.state == TurnState.RUNNING:
+        response.status_code = 202
+    return TurnStatus.of(turn)
+
+
 def _new_stream(accepted: Accepted, context: ApiContext) -> Response:
     turn = accepted.turn
     return EventStreamResponse(
@@ -141,6 +165,7 @@ def _new_stream(accepted: Accepted, context: ApiContext) -> Response:
         keys=TurnKeys(turn.chat_id, turn.request_id),
         cursor=None,
         first_frame=accepted.started if accepted.is_logged else None,
+        is_awaited=turn.on_disconnect == "cancel",
     )
 
 

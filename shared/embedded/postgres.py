@@ -21,6 +21,7 @@ from shared.embedded.ports import LOOPBACK
 from shared.embedded.programs import find_postgres
 from shared.embedded.server import EmbeddedServer
 from shared.embedded.tether import launch
+from shared.settings import ConfigurationError
 
 USER = DATABASE = "mini_chat"
 MAX_CONNECTIONS = 300
@@ -77,6 +78,8 @@ class EmbeddedPostgres(EmbeddedServer):
         if (self.directory / "PG_VERSION").exists():
             self._data_dir.make_engine_dir(self.name)  # checks the owner
             return
+        if self.directory.exists() and any(self.directory.iterdir()):
+            raise ConfigurationError(f"data_dir: {self.directory} holds something that is not a PostgreSQL database")
         self._initialise()
 
     def _initialise(self) -> None:
@@ -109,7 +112,7 @@ class EmbeddedPostgres(EmbeddedServer):
                 ["initdb", "-D", str(temporary), "--sync-only", f"--sync-method={_SYNC_METHOD}"], directory=temporary
             )
         if self.directory.exists():
-            self.directory.rmdir()  # empty, or not ours to replace
+            self.directory.rmdir()
         temporary.rename(self.directory)
 
     def _run(self, command: Sequence[str], *, directory: Path, stdin: bytes = b"") -> None:

@@ -63,6 +63,12 @@ def delta(content: str, *, kind: Literal["text", "reasoning"] = "text") -> Frame
     return encode("delta", {"type": kind, "content": content})
 
 
+def delta_text(body: bytes) -> str:
+    """The text of an encoded delta; empty for reasoning, which is no part of the answer."""
+    data = orjson.loads(body.partition(b"\ndata: ")[2])
+    return str(data["content"]) if data["type"] == "text" else ""
+
+
 def tool(phase: Literal["start", "done"], name: ToolName, details: Mapping[str, Any]) -> Frame:
     return encode("tool", {"phase": phase, "name": name, "details": details})
 

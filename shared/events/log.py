@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from shared.events.frames import MARK, TERMINAL_EVENTS, Frame
+from shared.events.frames import MARK, TERMINAL_EVENTS, Frame, delta_text
 from shared.events.ids import EntryId
 from shared.settings import Settings
 from shared.valkey.client import Valkey
 from shared.valkey.keyspace import TurnKeys
 from shared.valkey.scripts import Argument, Script, ScriptCall
 
+PAGE = 256
+CANCEL_TTL_SECS = 3_600
 SAFETY_TTL_SECS = 600
 """How much longer than the oldest possible turn a log lives that nobody has ended."""
 
@@ -158,8 +160,39 @@ class EventLog:
         raw = await self._valkey.xrevrange(keys.events, "+", "-", count=1)
         return _entry(raw[0]) if raw else None
 
-    async def delete(self, keys: TurnKeys) -> None:
-        await self._valkey.delete(keys.events)
+    async def shown_text(self, keys: TurnKeys) -> str:
+        """The text that a client holds who has read everything: since the last `stream_started` or `restart`."""
+        parts: list[str] = []
+        start = b"-"
+        while page := await self.read(keys, start=start, count=PAGE):
+            for entry in page:
+                if entry.event in (b"stream_started", b"restart"):
+                    parts.clear()
+                elif entry.event == b"delta":
+                    parts.append(delta_text(entry.body))
+            start = b"(" + page[-1].id
+        return "".join(parts)
+
+    async def has_shown_content(self, keys: TurnKeys) -> bool | None:
+        """Whether a delta or tool event follows the last `stream_started` or `restart`; None if there is no log."""
+        end = "+"
+        found = False
+        while page := await self._valkey.xrevrange(keys.events, end, "-", count=PAGE):
+            found = True
+            for entry in map(_entry, page):
+                if entry.event in (b"delta", b"tool"):
+                    return True
+                if entry.event in (b"stream_started", b"restart"):
+                    return False
+                end = "(" + entry.id.decode()
+        return False if found else None
+
+    async def close_to_content(self, keys: TurnKeys, trigger: str) -> None:
+        """From here on the log takes no further delta or tool event: what it has is what was shown."""
+        await self._valkey.set(keys.cancel, trigger, ex=CANCEL_TTL_SECS)
+
+    async def is_closed_to_content(self, keys: TurnKeys) -> bool:
+        return bool(await self._valkey.exists(keys.cancel))
 
 
 def _entry(raw: Any) -> Entry:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, insert, literal, text, update
+from sqlalchemy import ColumnElement, func, insert, literal, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -21,7 +21,7 @@ from shared.db.transaction import run_transaction
 from shared.events import frames
 from shared.events.frames import DoneUsage, Frame
 from shared.messages.tables import Message
-from shared.turns.lifecycle import Ending, TokenUsage, TurnState
+from shared.turns.lifecycle import Ending, TokenUsage, TurnState, cancelled_frame
 from shared.turns.repository import TurnRepository
 from shared.turns.tables import Turn
 
@@ -38,7 +38,9 @@ class Finalized:
 
     def terminal_frame(self) -> Frame:
         """The event that announces the committed end."""
-        if self.ending.state is not TurnState.COMPLETED:
+        if self.ending.state is TurnState.CANCELLED:
+            return cancelled_frame(self.turn.cancel_trigger)
+        if self.ending.state is TurnState.FAILED:
             return self.ending.error_frame()
         return done_frame(self.turn, selected_model=self.selected_model, usage=self.ending.usage)
 
@@ -65,7 +67,7 @@ async def finalize_turn(
     chat_id: UUID,
     ending: Ending,
     attempt: int,
-    only_if_unheld: bool = False,
+    only_if: ColumnElement[bool] | None = None,
 ) -> Finalized | None:
     """Commit `ending`, with the assistant message where it has one; None if somebody else has ended the turn.
 
@@ -73,7 +75,7 @@ async def finalize_turn(
 
     Args:
         attempt: the attempt that the caller holds, or has seen in the row.
-        only_if_unheld: for a caller that is not the worker: a worker with a live lease wins.
+        only_if: what a caller that is not the worker has seen and must still hold, such as `is_unheld`.
 
     Raises:
         Exception: the database is away (`is_database_away`); nothing is committed, the call may be repeated.
@@ -81,7 +83,7 @@ async def finalize_turn(
 
     async def commit(ending: Ending) -> Finalized | None:
         return await run_transaction(
-            sessions, lambda session: _finalize(session, turn_id, chat_id, ending, attempt, only_if_unheld)
+            sessions, lambda session: _finalize(session, turn_id, chat_id, ending, attempt, only_if)
         )
 
     try:
@@ -97,13 +99,18 @@ async def finalize_turn(
 
 
 async def _finalize(
-    session: AsyncSession, turn_id: UUID, chat_id: UUID, ending: Ending, attempt: int, only_if_unheld: bool
+    session: AsyncSession,
+    turn_id: UUID,
+    chat_id: UUID,
+    ending: Ending,
+    attempt: int,
+    only_if: ColumnElement[bool] | None,
 ) -> Finalized | None:
     selected_model = await session.scalar(
         update(Chat).where(Chat.id == chat_id).values(updated_at=func.clock_timestamp()).returning(Chat.model)
     )
     turns = TurnRepository(session)
-    turn = await turns.finalize(turn_id, attempt=attempt, only_if_unheld=only_if_unheld, values=_columns(ending))
+    turn = await turns.finalize(turn_id, attempt=attempt, only_if=only_if, values=_columns(ending))
     if turn is None or selected_model is None:
         return None
     if ending.state is TurnState.COMPLETED:
@@ -118,6 +125,7 @@ def _columns(ending: Ending) -> dict[str, Any]:
         "state": ending.state,
         "error_code": ending.error_code,
         "error_detail": ending.error_detail,
+        "cancel_trigger": func.coalesce(Turn.cancel_trigger, ending.trigger),
         "completion_signal": ending.completion_signal,
         "provider_response_id": _short(ending.response_id),
     }

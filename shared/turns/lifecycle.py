@@ -151,10 +151,8 @@ class Ending:
         return cls(TurnState.CANCELLED, provider_started, text=text, usage=usage, trigger=trigger)
 
     def error_frame(self) -> Frame:
-        """The terminal `error` event of a turn that did not complete."""
-        if self.state is TurnState.CANCELLED:
-            return cancelled_frame(self.trigger)
-        assert self.error_code is not None  # noqa: S101 (`failed` sets it; a completed turn has no error frame)
+        """The terminal `error` event of a failed turn."""
+        assert self.error_code is not None  # noqa: S101 (`failed` sets it, and only failed turns ask)
         return frames.error(self.error_code, self.error_message or ERROR_MESSAGES[self.error_code])
 
 

@@ -11,11 +11,12 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Interval, Select, and_, bindparam, case, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Interval, Select, and_, bindparam, case, func, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
 from shared.chats.tables import Chat
+from shared.messages.tables import Message
 from shared.turns.lifecycle import TurnState
 from shared.turns.tables import Turn
 
@@ -126,6 +127,55 @@ class TurnRepository:
         )
         return (await self._session.execute(statement)).scalar_one_or_none()
 
+    async def request_stop(self, turn_id: UUID, *, trigger: str) -> Turn | None:
+        """Note that the turn is to stop; a later request changes nothing. None if it has ended."""
+        statement = (
+            update(Turn)
+            .where(Turn.id == turn_id, Turn.state == TurnState.RUNNING)
+            .values(
+                cancel_requested_at=func.coalesce(Turn.cancel_requested_at, _now()),
+                cancel_trigger=func.coalesce(Turn.cancel_trigger, trigger),
+            )
+            .returning(Turn)
+        )
+        return (await self._session.execute(statement)).scalar_one_or_none()
+
+    async def find(self, turn_id: UUID) -> Turn | None:
+        return (await self._session.execute(select(Turn).where(Turn.id == turn_id))).scalar_one_or_none()
+
+    async def find_running(self, chat_id: UUID) -> Turn | None:
+        statement = select(Turn).where(
+            Turn.chat_id == chat_id, Turn.state == TurnState.RUNNING, Turn.deleted_at.is_(None)
+        )
+        return (await self._session.execute(statement)).scalar_one_or_none()
+
+    async def find_newest(self, chat_id: UUID) -> Turn | None:
+        """The live turn of the chat that was started last."""
+        statement = (
+            select(Turn)
+            .where(Turn.chat_id == chat_id, Turn.deleted_at.is_(None))
+            .order_by(Turn.started_at.desc(), Turn.id.desc())
+            .limit(1)
+        )
+        return (await self._session.execute(statement)).scalar_one_or_none()
+
+    async def soft_delete(self, turn: Turn, *, replaced_by: UUID | None = None) -> None:
+        """Take an ended turn and its messages out of the chat; the row stays readable as a status."""
+        await self._session.execute(
+            update(Turn)
+            .where(Turn.id == turn.id)
+            .values(deleted_at=_now(), updated_at=_now(), replaced_by_request_id=replaced_by)
+        )
+        await self._session.execute(
+            update(Message)
+            .where(
+                Message.chat_id == turn.chat_id,
+                Message.request_id == turn.request_id,
+                Message.deleted_at.is_(None),
+            )
+            .values(deleted_at=_now())
+        )
+
     async def next_attempt(self, turn_id: UUID, *, attempt: int) -> bool:
         """Compare-and-set: the holder of `attempt` takes the next number; it is not a lost attempt."""
         statement = (
@@ -195,18 +245,32 @@ class TurnRepository:
         )
         return list((await self._session.execute(statement)).scalars())
 
+    async def list_stuck(self, *, no_progress_for: timedelta, older_than: timedelta, limit: int) -> list[Turn]:
+        """Running turns whose holder does not move, or that are older than any turn may be. Oldest first."""
+        statement = (
+            select(Turn)
+            .where(
+                Turn.state == TurnState.RUNNING,
+                Turn.deleted_at.is_(None),
+                is_stuck(no_progress_for=no_progress_for, older_than=older_than),
+            )
+            .order_by(Turn.started_at)
+            .limit(limit)
+        )
+        return list((await self._session.execute(statement)).scalars())
+
     async def finalize(
-        self, turn_id: UUID, *, attempt: int, only_if_unheld: bool, values: dict[str, Any]
+        self, turn_id: UUID, *, attempt: int, only_if: ColumnElement[bool] | None, values: dict[str, Any]
     ) -> Turn | None:
         """Compare-and-set: the one transition out of `running`; None if somebody else has made it.
 
         Args:
             attempt: the attempt that the caller holds, or has seen in the row.
-            only_if_unheld: for a caller that is not the worker: a worker with a live lease wins.
+            only_if: what a caller that is not the worker has seen and must still hold, such as `is_unheld`.
         """
         predicates = [Turn.id == turn_id, Turn.state == TurnState.RUNNING, Turn.attempt == attempt]
-        if only_if_unheld:
-            predicates.append(or_(Turn.lease_expires_at.is_(None), Turn.lease_expires_at < _now()))
+        if only_if is not None:
+            predicates.append(only_if)
         statement = (
             update(Turn)
             .where(*predicates)
@@ -227,6 +291,19 @@ class TurnRepository:
         ).where(Turn.state == TurnState.RUNNING, Turn.deleted_at.is_(None))
         row = (await self._session.execute(statement)).one()
         return row[0], row[1]
+
+
+def is_unheld() -> ColumnElement[bool]:
+    """No worker holds the turn: never claimed, handed back, or its lease has run out."""
+    return or_(Turn.lease_expires_at.is_(None), Turn.lease_expires_at < _now())
+
+
+def is_stuck(*, no_progress_for: timedelta, older_than: timedelta) -> ColumnElement[bool]:
+    """The holder renews its lease and does not move, or the turn is older than any may be."""
+    return or_(
+        and_(Turn.lease_expires_at >= func.now(), Turn.last_progress_at <= func.now() - _interval(no_progress_for)),
+        Turn.started_at <= func.now() - _interval(older_than),
+    )
 
 
 def _interval(duration: timedelta) -> Any:

@@ -72,9 +72,15 @@ class Generation:
         if stop is None:
             return await self._cancelled("timeout")
         if stop.kind is StopKind.CANCELLED:
-            return await self._cancelled(stop.trigger or "internal")
+            return await self._cancelled(stop.trigger)
         await self._publisher.settle()
+        if stop.kind is StopKind.HAND_BACK and self._cannot_start_over():
+            return Ending.failed("orphan_timeout", provider_started=True)
         return None
+
+    def _cannot_start_over(self) -> bool:
+        """The client has seen something of this attempt, and did not agree to a restart."""
+        return self._held.turn.on_worker_loss == "fail" and self._publisher.has_shown_content
 
     async def _cancelled(self, trigger: CancelTrigger) -> Ending:
         """Stored is what was shown; if the log cannot say what it holds, all that there is."""

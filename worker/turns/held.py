@@ -23,8 +23,8 @@ class StopKind(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Stop:
     kind: StopKind
-    trigger: CancelTrigger | None = None
-    """Why, of a cancelled turn."""
+    trigger: CancelTrigger = "internal"
+    """Of a cancelled turn: why, unless its row says so already."""
 
 
 class HeldTurn:

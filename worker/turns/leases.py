@@ -10,7 +10,7 @@ from uuid import UUID
 
 from shared.db.engine import Sessions
 from shared.turns.lifecycle import TurnState
-from shared.turns.repository import Renewed, TurnRepository
+from shared.turns.repository import TurnRepository
 from worker.turns.held import HeldTurn, Stop, StopKind
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,12 @@ class LeaseKeeper:
     def held(self) -> list[HeldTurn]:
         return list(self._held.values())
 
+    def stop(self, turn_id: UUID, stop: Stop) -> None:
+        """Ask the attempt at a turn to stop, if it is this worker's."""
+        held = self._held.get(turn_id)
+        if held is not None:
+            held.stop(stop)
+
     async def renew(self) -> None:
         """One round: renew, pass on requests to stop, and stop what is no longer ours.
 
@@ -60,7 +66,7 @@ class LeaseKeeper:
             if row is None:
                 missing.append(turn)
             elif row.cancel_trigger is not None:
-                turn.stop(_cancelled(row))
+                turn.stop(Stop(StopKind.CANCELLED))
         if missing:
             await self._stop_gone(missing)
 
@@ -78,11 +84,3 @@ class LeaseKeeper:
             if status is None or status.state is not TurnState.RUNNING or status.attempt > turn.attempt:
                 logger.warning("the turn is no longer ours", extra={"turn_id": str(turn.turn.id)})
                 turn.stop(Stop(StopKind.SUPERSEDED))
-
-
-def _cancelled(row: Renewed) -> Stop:
-    match row.cancel_trigger:
-        case "user_stop" | "disconnect" | "timeout" | "internal" as trigger:
-            return Stop(StopKind.CANCELLED, trigger)
-        case _:
-            return Stop(StopKind.CANCELLED, "internal")

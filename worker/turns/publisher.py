@@ -100,6 +100,16 @@ class Publisher:
         """What the log has taken: the text that clients can have seen."""
         return "".join(self._taken)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the attempt has been opened in the log."""
+        return self._task is not None
+
+    @property
+    def has_shown_content(self) -> bool:
+        """Whether clients can have seen a delta or a tool event of this attempt."""
+        return self._phase is Phase.STREAMING
+
     def begin(self) -> None:
         """Start to append: the attempt has been opened in the log."""
         self._task = self._tasks.spawn(self._run(), name=f"publish {self._held.turn.id}")

@@ -29,8 +29,9 @@ from shared.settings import Settings
 from shared.turns.context import plan_context
 from shared.turns.errors import ContextBudgetExceededError
 from shared.turns.finalize import Finalized, finalize_turn
-from shared.turns.lifecycle import CancelTrigger, Ending
+from shared.turns.lifecycle import Ending
 from shared.turns.repository import TurnRepository
+from shared.turns.stop import end_log
 from shared.turns.tables import Turn
 from shared.valkey.client import REDIS_FAILURE
 from worker.providers.base import GenerationRequest, HistoryMessage
@@ -85,17 +86,23 @@ class TurnRunner:
                 await self._give_up(held)
                 return
             finalized = await self._finalize(held, ending)
-            if finalized is not None:
+            if finalized is None:
+                return
+            if publisher.is_open:
                 await publisher.finish([finalized.terminal_frame()])
+            else:
+                await end_log(self.log, held.keys, finalized)
 
     async def _produce(self, held: HeldTurn, publisher: Publisher, started: Frame) -> Ending | None:
         """How the turn ends, by this worker's doing; None if it is not this worker's to end."""
         if held.turn.cancel_requested_at is not None:
-            return Ending.cancelled(_trigger(held.turn), text="", provider_started=held.attempt > 1)
+            return await self._cancelled_at_claim(held)
         opened = await self._open(held, started)
         if opened is Appended.REFUSED:
             # Text of a lost attempt was shown, and this client cannot start over.
             return Ending.failed("orphan_timeout", provider_started=True)
+        if opened is Appended.CANCELLED:
+            return await self._cancelled_at_claim(held)
         if not opened.is_success:
             return None
         publisher.begin()
@@ -105,6 +112,8 @@ class TurnRunner:
             return Ending.failed("context_length_exceeded", provider_started=held.attempt > 1, detail=error.detail)
         except LookupError as error:
             return Ending.failed("validation_error", provider_started=held.attempt > 1, detail=str(error))
+        if await self._is_to_stop(held):
+            return Ending.cancelled("internal", text="", provider_started=held.attempt > 1)
         generation = Generation(
             held,
             publisher,
@@ -114,12 +123,31 @@ class TurnRunner:
         )
         return await generation.run(time_left=self._time_left(held.turn))
 
+    async def _cancelled_at_claim(self, held: HeldTurn) -> Ending:
+        """The stop came before this attempt: what an earlier one has shown is the answer."""
+        text = ""
+        if held.attempt > 1:
+            try:
+                await self.log.close_to_content(held.keys, held.turn.cancel_trigger or "internal")
+                text = await self.log.shown_text(held.keys)
+            except REDIS_FAILURE as error:
+                logger.warning("the log of a stopped turn cannot be read: %r", error, extra=_fields(held.turn))
+        return Ending.cancelled("internal", text=text, provider_started=held.attempt > 1)
+
+    async def _is_to_stop(self, held: HeldTurn) -> bool:
+        """The last look before the provider is asked, and paid."""
+        try:
+            return await self.log.is_closed_to_content(held.keys)
+        except REDIS_FAILURE:
+            return False  # the row says it too, at the next lease renewal
+
     async def _open(self, held: HeldTurn, started: Frame) -> Appended:
         """Fence off older attempts; while Valkey is away, keep the lease and try again."""
         restart = frames.restart(attempt=held.attempt, reason="worker_lost")
         for delay in backoff(first=0.05, longest=2.0):
             if held.requested_stop is not None:
-                return Appended.SUPERSEDED if held.is_superseded else Appended.CANCELLED
+                is_stop = held.requested_stop.kind is StopKind.CANCELLED
+                return Appended.CANCELLED if is_stop else Appended.SUPERSEDED
             try:
                 opened = await self.log.open_attempt(
                     held.keys,
@@ -219,14 +247,6 @@ class TurnRunner:
 def started_frame(turn: Turn) -> Frame:
     """The turn's `stream_started`, the same bytes whoever writes it."""
     return frames.stream_started(request_id=turn.request_id, message_id=turn.planned_message_id, is_new_turn=True)
-
-
-def _trigger(turn: Turn) -> CancelTrigger:
-    match turn.cancel_trigger:
-        case "user_stop" | "disconnect" | "timeout" | "internal" as trigger:
-            return trigger
-        case _:
-            return "internal"
 
 
 def _fields(turn: Turn) -> dict[str, str]:

@@ -7,7 +7,6 @@ need the queue it repairs. Two sweepers do no harm: an enqueue is idempotent and
 from __future__ import annotations
 
 import asyncio
-import logging
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -20,12 +19,10 @@ from shared.queue.queue import TurnQueue
 from shared.settings import Settings
 from shared.turns.finalize import finalize_turn
 from shared.turns.lifecycle import Ending
-from shared.turns.repository import TurnRepository
+from shared.turns.repository import TurnRepository, is_unheld
+from shared.turns.stop import TurnStopper, end_log
 from shared.turns.tables import Turn
-from shared.valkey.client import REDIS_FAILURE
 from shared.valkey.keyspace import TurnKeys
-
-logger = logging.getLogger(__name__)
 
 SWEEP_INTERVAL = timedelta(seconds=2)
 SWEEP_LIMIT = 500
@@ -38,6 +35,7 @@ class Sweeper:
     sessions: Sessions
     queue: TurnQueue
     log: EventLog
+    stopper: TurnStopper
     _last_success: float | None = field(default=None, init=False)
     _held_back_until: float = field(default=0.0, init=False)
 
@@ -49,10 +47,21 @@ class Sweeper:
             self._hold_back()
             raise
         for turn in turns:
-            if self._is_used_up(turn):
-                await self._end(turn)
-            else:
-                await self.queue.enqueue(RunTurn(turn.id, turn.attempt + 1))
+            await self._act_on(turn)
+
+    async def _act_on(self, turn: Turn) -> None:
+        if turn.cancel_requested_at is not None:
+            await self.stopper.end_unheld(turn)
+        elif self._is_used_up(turn) or await self._cannot_start_over(turn):
+            await self._end(turn)
+        else:
+            await self.queue.enqueue(RunTurn(turn.id, turn.attempt + 1))
+
+    async def _cannot_start_over(self, turn: Turn) -> bool:
+        """Something was shown, or may have been, and the client did not agree to a restart."""
+        if turn.on_worker_loss != "fail" or turn.attempt == 0:
+            return False
+        return await self.log.has_shown_content(TurnKeys(turn.chat_id, turn.request_id)) is not False
 
     async def _find(self) -> list[Turn]:
         """Turns to act on: none for one lease after an outage, when every lease looks expired."""
@@ -82,12 +91,7 @@ class Sweeper:
             chat_id=turn.chat_id,
             ending=Ending.failed("orphan_timeout", provider_started=turn.attempt > 0),
             attempt=turn.attempt,
-            only_if_unheld=True,
+            only_if=is_unheld(),
         )
-        if finalized is None:
-            return
-        keys = TurnKeys(turn.chat_id, turn.request_id)
-        try:
-            await self.log.end(keys, finalized.terminal_frame(), attempt=turn.attempt)
-        except REDIS_FAILURE as error:
-            logger.warning("the end of a lost turn is not in its log: %r", error, extra={"turn_id": str(turn.id)})
+        if finalized is not None:
+            await end_log(self.log, TurnKeys(turn.chat_id, turn.request_id), finalized)

@@ -12,7 +12,7 @@ from shared.db.engine import Sessions
 from shared.messages.tables import Message
 from shared.turns.finalize import finalize_turn
 from shared.turns.lifecycle import Ending, TokenUsage, TurnState
-from shared.turns.repository import TurnRepository
+from shared.turns.repository import TurnRepository, is_unheld
 from shared.turns.tables import Turn
 from tests.support.turn_rows import change_turn, get_turn, insert_turn
 from worker.turns.held import HeldTurn, StopKind
@@ -111,7 +111,7 @@ async def test_who_is_not_the_worker_loses_to_a_live_lease(sessions: Sessions) -
     async def end_from_outside() -> bool:
         ending = Ending.failed("orphan_timeout", provider_started=True)
         finalized = await finalize_turn(
-            sessions, turn_id=turn.id, chat_id=turn.chat_id, ending=ending, attempt=1, only_if_unheld=True
+            sessions, turn_id=turn.id, chat_id=turn.chat_id, ending=ending, attempt=1, only_if=is_unheld()
         )
         return finalized is not None
 
@@ -158,7 +158,7 @@ async def test_renewal_extends_leases_and_brings_stops(sessions: Sessions) -> No
         await keeper.renew()
     assert held[0].requested_stop is None
     assert held[1].requested_stop is not None
-    assert (held[1].requested_stop.kind, held[1].requested_stop.trigger) == (StopKind.CANCELLED, "user_stop")
+    assert (held[1].requested_stop.kind, held[1].requested_stop.trigger) == (StopKind.CANCELLED, "internal")
     renewed = await get_turn(sessions, held[2].turn)
     before = held[0].turn.lease_expires_at
     assert renewed.lease_expires_at is not None

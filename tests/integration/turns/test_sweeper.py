@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 from sqlalchemy import func
 
+from shared.clock import SystemClock
 from shared.db.engine import Sessions
 from shared.events import frames
 from shared.events.ids import opening
 from shared.events.log import EventLog
+from shared.metrics import Metrics
 from shared.queue.queue import QUEUE_NAME, TurnQueue
 from shared.settings import Settings
+from shared.turns.stop import TurnStopper
 from shared.turns.tables import Turn
 from shared.valkey.client import Valkey
 from shared.valkey.keyspace import TurnKeys
@@ -27,8 +30,10 @@ LIVE = func.now() + timedelta(seconds=10)
 
 @pytest.fixture
 def sweeper(settings: Settings, sessions: Sessions, valkey: Valkey) -> Sweeper:
+    log = EventLog(valkey, settings)
+    stopper = TurnStopper(sessions=sessions, valkey=valkey, log=log, clock=SystemClock(), metrics=Metrics("test"))
     return Sweeper(
-        settings=settings, sessions=sessions, queue=TurnQueue(valkey, settings), log=EventLog(valkey, settings)
+        settings=settings, sessions=sessions, queue=TurnQueue(valkey, settings), log=log, stopper=stopper
     )
 
 
@@ -73,7 +78,7 @@ async def test_a_waiting_job_is_left_alone(sessions: Sessions, valkey: Valkey, s
     before = await valkey.zscore(QUEUE_NAME, f"{turn.id}:1")
     await sweeper.sweep()
     assert await valkey.zscore(QUEUE_NAME, f"{turn.id}:1") == before
-    assert await valkey.llen("mc:queue:wake") == 1
+    assert await valkey.lrange("mc:queue:wake", 0, -1) == [b"1"]  # type: ignore[misc]
 
 
 async def test_a_lost_worker_s_turn_is_tried_again(sessions: Sessions, valkey: Valkey, sweeper: Sweeper) -> None:

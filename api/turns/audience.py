@@ -1,0 +1,76 @@
+"""The clients that this process has attached to turns that stop when nobody is left (`on_disconnect: cancel`)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from contextlib import suppress
+from uuid import UUID
+
+from shared.tasks import BackgroundTasks
+from shared.turns.presence import Presence
+from shared.turns.stop import TurnStopper
+from shared.valkey.client import REDIS_FAILURE
+from shared.valkey.keyspace import TurnKeys
+
+logger = logging.getLogger(__name__)
+
+
+class Audience:
+    """Counts clients by turn, keeps this process announced for as long as there are some, and acts on the last one out.
+
+    When the last client of the last process has left, the grace begins here; if this process dies meanwhile, the turn's
+    worker notices that nobody is there.
+    """
+
+    def __init__(self, presence: Presence, stopper: TurnStopper, *, grace_secs: float, draining: asyncio.Event) -> None:
+        self._presence = presence
+        self._stopper = stopper
+        self._grace_secs = grace_secs
+        self._draining = draining
+        self._clients: Counter[TurnKeys] = Counter()
+        self._tasks = BackgroundTasks()
+
+    async def enter(self, keys: TurnKeys) -> None:
+        """A client has attached."""
+        self._clients[keys] += 1
+        if self._clients[keys] == 1:
+            await self._announce([keys])
+
+    def leave(self, keys: TurnKeys, turn_id: UUID, *, has_hung_up: bool) -> None:
+        """A client has gone: it hung up, or was sent away by the end of the turn or by this process's drain."""
+        self._clients[keys] -= 1
+        if self._clients[keys] > 0:
+            return
+        del self._clients[keys]
+        if has_hung_up and not self._draining.is_set():
+            self._tasks.spawn(self._last_one_out(keys, turn_id), name=f"grace {turn_id}")
+
+    async def renew(self) -> None:
+        """One heartbeat for all turns."""
+        if self._clients:
+            await self._announce(list(self._clients))
+
+    async def aclose(self) -> None:
+        await self._tasks.aclose()
+
+    async def _announce(self, turns: list[TurnKeys]) -> None:
+        # An announcement that is lost is made again by the next heartbeat.
+        with suppress(*REDIS_FAILURE):
+            await self._presence.announce(turns)
+
+    async def _last_one_out(self, keys: TurnKeys, turn_id: UUID) -> None:
+        try:
+            if await self._presence.leave(keys) > 0:
+                return
+            if self._grace_secs:
+                await asyncio.sleep(self._grace_secs)
+                if self._clients[keys] or (await self._presence.count([keys]))[0] > 0:
+                    return
+        except REDIS_FAILURE as error:
+            # Without Valkey nobody knows who is attached elsewhere: the worker decides once it is back.
+            logger.warning("the audience of a turn is unknown: %r", error, extra={"turn_id": str(turn_id)})
+            return
+        if not self._draining.is_set():
+            await self._stopper.stop(turn_id, "disconnect")

@@ -1,0 +1,102 @@
+"""Stopping a turn, from any process: note it in the row, tell the worker, and end it here if no worker holds it.
+
+The row is what counts: a signal that Valkey loses is found there at the next lease renewal. The turn's `:cancel` key is
+the cut-off: once it is set, the log takes no further content, so that the text shown and the text stored are the same.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from uuid import UUID
+
+from shared.clock import Clock
+from shared.db.engine import Sessions
+from shared.events.log import EventLog
+from shared.metrics import Metrics
+from shared.turns.finalize import Finalized, finalize_turn
+from shared.turns.lifecycle import CancelTrigger, Ending
+from shared.turns.repository import TurnRepository, is_unheld
+from shared.turns.tables import Turn
+from shared.valkey.client import REDIS_FAILURE, Valkey
+from shared.valkey.keyspace import CANCEL_CHANNEL, TurnKeys
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TurnStopper:
+    sessions: Sessions
+    valkey: Valkey
+    log: EventLog
+    clock: Clock
+    metrics: Metrics
+
+    async def stop(self, turn_id: UUID, trigger: CancelTrigger) -> None:
+        """Ask for the end of a running turn. It has ended on return if no worker held it; else its worker ends it.
+
+        Asking again, or for a turn that has ended, changes nothing. Needs PostgreSQL only.
+        """
+        async with self.sessions.begin() as session:
+            turn = await TurnRepository(session).request_stop(turn_id, trigger=trigger)
+        if turn is not None:
+            self.metrics.cancel_requested.labels(trigger=trigger).inc()
+            await self.carry_out(turn)
+
+    async def carry_out(self, turn: Turn) -> None:
+        """Do what `stop` does after the request is committed."""
+        await self._signal(turn)
+        if turn.lease_expires_at is None or turn.lease_expires_at < self.clock.now():
+            await self.end_unheld(turn)
+
+    async def end_unheld(self, turn: Turn) -> Finalized | None:
+        """End a turn that is to stop and that no worker holds; None if one does by now, and will see the request."""
+        keys = TurnKeys(turn.chat_id, turn.request_id)
+        text = await self._shown_text(keys, turn)
+        finalized = await finalize_turn(
+            self.sessions,
+            turn_id=turn.id,
+            chat_id=turn.chat_id,
+            ending=Ending.cancelled(_trigger_of(turn), text=text, provider_started=turn.attempt > 0),
+            attempt=turn.attempt,
+            only_if=is_unheld(),
+        )
+        if finalized is not None:
+            self.metrics.cancel_effective.labels(trigger=_trigger_of(turn)).inc()
+            await end_log(self.log, keys, finalized)
+        return finalized
+
+    async def _signal(self, turn: Turn) -> None:
+        keys = TurnKeys(turn.chat_id, turn.request_id)
+        try:
+            await self.log.close_to_content(keys, _trigger_of(turn))
+            await self.valkey.publish(CANCEL_CHANNEL, str(turn.id))
+        except REDIS_FAILURE as error:
+            logger.warning("a stop is left to the lease renewal: %r", error, extra={"turn_id": str(turn.id)})
+
+    async def _shown_text(self, keys: TurnKeys, turn: Turn) -> str:
+        """What clients have seen. A log that cannot be read holds nothing that could be kept."""
+        if turn.attempt == 0:
+            return ""
+        try:
+            await self.log.close_to_content(keys, _trigger_of(turn))
+            return await self.log.shown_text(keys)
+        except REDIS_FAILURE as error:
+            logger.warning("the log of a stopped turn cannot be read: %r", error, extra={"turn_id": str(turn.id)})
+            return ""
+
+
+async def end_log(log: EventLog, keys: TurnKeys, finalized: Finalized) -> None:
+    """Announce an end that was committed from outside the worker; relays find it in the row if this fails."""
+    try:
+        await log.end(keys, finalized.terminal_frame(), attempt=finalized.turn.attempt)
+    except REDIS_FAILURE as error:
+        logger.warning("the end of a turn is not in its log: %r", error, extra={"turn_id": str(finalized.turn.id)})
+
+
+def _trigger_of(turn: Turn) -> CancelTrigger:
+    match turn.cancel_trigger:
+        case "user_stop" | "disconnect" | "timeout" | "internal" as trigger:
+            return trigger
+        case _:
+            return "internal"

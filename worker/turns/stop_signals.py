@@ -1,0 +1,36 @@
+"""Hears requests to stop turns at once, for all turns of this worker, on one connection."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from uuid import UUID
+
+from shared.backoff import backoff
+from shared.valkey.client import REDIS_FAILURE, Valkey
+from shared.valkey.keyspace import CANCEL_CHANNEL
+from worker.turns.held import Stop, StopKind
+from worker.turns.leases import LeaseKeeper
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_SECS = 5.0
+
+
+async def hear_stop_signals(valkey: Valkey, leases: LeaseKeeper) -> None:
+    """Pass signals on until cancelled. One that is missed is found in the row at the next lease renewal."""
+    delays = backoff(first=0.1, longest=2.0)
+    while True:
+        try:
+            async with valkey.pubsub(ignore_subscribe_messages=True) as subscriber:
+                await subscriber.subscribe(CANCEL_CHANNEL)
+                delays = backoff(first=0.1, longest=2.0)
+                while True:
+                    message = await subscriber.get_message(timeout=HEARTBEAT_SECS)
+                    if message is None:
+                        await subscriber.ping()
+                    elif message["type"] == "message":
+                        leases.stop(UUID(message["data"].decode()), Stop(StopKind.CANCELLED))
+        except REDIS_FAILURE as error:
+            logger.warning("stop signals are out of reach, will try again: %r", error)
+        await asyncio.sleep(next(delays))
