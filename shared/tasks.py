@@ -12,6 +12,9 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+CANCEL_AGAIN_SECS = 0.5
+
 _log = logging.getLogger(__name__)
 
 
@@ -36,7 +39,8 @@ class BackgroundTasks:
         while self._tasks:
             for task in self._tasks:
                 task.cancel()
-            await asyncio.wait(self._tasks)
+            # A library may swallow a cancellation: ask again rather than wait for ever.
+            await asyncio.wait(self._tasks, timeout=CANCEL_AGAIN_SECS)
             self._tasks = {task for task in self._tasks if not task.done()}
 
     def _forget(self, task: asyncio.Task[Any]) -> None:

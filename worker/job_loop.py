@@ -37,6 +37,10 @@ JOB_TIMEOUT_MARGIN_SECS = 60
 """Above the oldest possible turn: ending turns is our own business, never the job's time limit's."""
 
 
+class _JobRedis(Valkey, ArqRedis):  # type: ignore[misc]  # the stubs of its bases differ in one command
+    """arq's client with our time limits."""
+
+
 class JobLoop(Worker):
     def __init__(
         self,
@@ -52,7 +56,7 @@ class JobLoop(Worker):
         super().__init__(
             functions=[func(function, max_tries=None) for function in functions],
             queue_name=QUEUE_NAME,
-            redis_pool=ArqRedis(connection_pool=valkey.connection_pool),
+            redis_pool=_JobRedis(connection_pool=valkey.connection_pool),
             handle_signals=False,
             max_jobs=settings.worker.max_jobs,
             job_timeout=job_timeout,

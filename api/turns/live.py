@@ -18,7 +18,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.backoff import backoff
-from shared.valkey.client import REDIS_FAILURE, Valkey
+from shared.valkey.client import CONNECT_TIMEOUT_SECS, REDIS_FAILURE, Valkey
 from shared.valkey.keyspace import TurnKeys
 
 logger = logging.getLogger(__name__)
@@ -164,7 +164,8 @@ class LiveFeed:
 
     async def _connect(self) -> AbstractConnection:
         connection: AbstractConnection = self._valkey.connection_pool.make_connection()  # type: ignore[no-untyped-call]
-        await connection.connect()  # type: ignore[no-untyped-call]
+        async with asyncio.timeout(CONNECT_TIMEOUT_SECS):
+            await connection.connect()  # type: ignore[no-untyped-call]
         self._connection = connection
         self._commands.clear()
         for name, channel in self._channels.items():

@@ -24,6 +24,10 @@ POOL_TIMEOUT_SECS = 10
 COMMAND_TIMEOUT_SECS = 30
 """No statement of ours runs this long; a server that does not answer is treated as away."""
 
+# Shutting down, crashed, starting up, out of connections; class 08 is lost connections.
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+_AWAY_STATES = {"57P01", "57P02", "57P03", "53300"}
+
 DATABASE_AWAY = (OperationalError, InterfaceError, OSError, TimeoutError)
 """What a query raises while PostgreSQL cannot be reached, shuts down or starts up."""
 
@@ -60,6 +64,7 @@ def create_engine(settings: DatabaseSettings, *, pool_size: int | None = None) -
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT_SECS,
         pool_recycle=1_800,
+        hide_parameters=True,  # they hold what users write, and errors are logged
         connect_args=connect_args,
     )
 
@@ -80,6 +85,8 @@ async def open_database(settings: DatabaseSettings) -> AsyncIterator[tuple[Async
 
 def is_database_away(error: BaseException) -> bool:
     """Whether `error` says that PostgreSQL cannot be reached right now, as against a fault of the statement."""
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
-        return True
+    if isinstance(error, DBAPIError):
+        state = getattr(error.orig, "sqlstate", None) or ""
+        if error.connection_invalidated or state.startswith("08") or state in _AWAY_STATES:
+            return True
     return isinstance(error, DATABASE_AWAY)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 
+import psutil
+
 from shared.embedded.ports import LOOPBACK, PortPicker, is_port_free
 from shared.run.environment import Configured
 from shared.run.output import Output
@@ -34,6 +36,17 @@ class Listener:
         if address.is_unspecified:
             host = LOOPBACK if address.version == 4 else "::1"
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    def is_held_by(self, pid: int) -> bool:
+        """Whether this very process listens there; another one may have been quicker to take the port."""
+        try:
+            connections = psutil.Process(pid).net_connections(kind="tcp")
+        except psutil.NoSuchProcess:
+            return False
+        except psutil.AccessDenied:
+            return True  # this platform does not tell
+        ports = {connection.laddr.port for connection in connections if connection.status == psutil.CONN_LISTEN}
+        return self.port in ports
 
 
 @dataclass(frozen=True)

@@ -192,12 +192,18 @@ class Supervisor:
     async def _announce(self) -> None:
         """Tell where everything is, once it works."""
         for index in range(self._apis):
-            # Asked for its URL each time: a restart may change it.
-            while not await _answers(f"{self._api_urls[index]}/readyz"):  # noqa: ASYNC110 (nobody would set an event)
+            while not await self._is_ready(index):  # noqa: ASYNC110 (nobody would set an event)
                 await asyncio.sleep(_READINESS_POLL_SECS)
         self._is_announced = True
         self._write_run_file()
         self._output.show(self._describe())
+
+    async def _is_ready(self, index: int) -> bool:
+        """Whether this API itself answers; its URL is looked up each time, as a restart may change it."""
+        if not await _answers(f"{self._api_urls[index]}/readyz"):
+            return False
+        pid = self._api_children[index].pid
+        return pid is not None and self._addresses.apis[index].is_held_by(pid)
 
     async def _stop_children(self) -> None:
         drain = Stage(Signals.SIGTERM, self._settings.drain.lead_secs + _API_DRAIN_SECS)

@@ -14,6 +14,7 @@ from api.context import ApiContext
 from api.main import create_app
 from shared.settings import Settings
 from tests.support.tokens import SECRET, Caller
+from tests.support.waiting import wait_until
 
 BASE = "/mini-chat/v1"
 
@@ -35,9 +36,12 @@ class RunningApi:
 
 
 @asynccontextmanager
-async def running_api(settings: Settings) -> AsyncIterator[RunningApi]:
+async def running_api(settings: Settings, *, has_valkey: bool = True) -> AsyncIterator[RunningApi]:
+    """The API of `settings`, once its live feed is connected; without Valkey that is not waited for."""
     app = create_app(settings)
     async with app.router.lifespan_context(app):
+        if has_valkey:
+            await wait_until(lambda: app.state.context.live.is_connected)
         yield RunningApi(app, app.state.context)
 
 

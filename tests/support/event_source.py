@@ -62,12 +62,16 @@ class EventSource:
     last_event_id: str = ""
 
     async def run(self) -> None:
-        while self.ready_state is not ReadyState.CLOSED:
+        while not self.is_closed:
             await self._connect()
-            if self.ready_state is not ReadyState.CLOSED:
+            if not self.is_closed:
                 self.ready_state = ReadyState.CONNECTING
                 self.errors += 1
                 await asyncio.sleep(self.reconnection_secs)
+
+    @property
+    def is_closed(self) -> bool:
+        return self.ready_state is ReadyState.CLOSED
 
     def close(self) -> None:
         self.ready_state = ReadyState.CLOSED
@@ -94,16 +98,16 @@ class EventSource:
         return None
 
     async def _read(self, response: httpx.Response) -> None:
-        parser = _Parser(self)
+        parser = EventStreamParser(self)
         decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
         async for chunk in response.aiter_bytes():
             parser.feed(decoder.decode(chunk))
-            if self.ready_state is ReadyState.CLOSED:
+            if self.is_closed:
                 return
 
 
-class _Parser:
-    """The buffers of one connection. What has no blank line after it when the connection ends is dropped."""
+class EventStreamParser:
+    """The buffers of one connection, fed with its text; what no blank line follows when it ends is dropped."""
 
     def __init__(self, source: EventSource) -> None:
         self._source = source

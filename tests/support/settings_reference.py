@@ -28,6 +28,7 @@ BEGIN = "<!-- settings: the table is written by `make settings-docs`; only the l
 END = "<!-- /settings -->"
 _ROW = re.compile(r"^\| `(?P<key>[a-z0-9_.]+)` \|.*\| (?P<meaning>[^|]*?) \|$", re.MULTILINE)
 _LONG_TEXT = 40
+_NOTHING = "-"
 _SIGNS = {"ge": "≥", "gt": ">", "le": "≤"}
 
 
@@ -66,7 +67,7 @@ def write_table(readme: str) -> str:
     meanings = read_meanings(readme)
     lines = ["| Key | Default | Values | Meaning |", "|---|---|---|---|"]
     for setting in list_settings():
-        default = "–" if not setting.default else f"`{setting.default}`"
+        default = _NOTHING if not setting.default else f"`{setting.default}`"
         if len(default) > _LONG_TEXT:
             default = "a text"
         lines.append(f"| `{setting.key}` | {default} | {setting.values} | {meanings.get(setting.key, '')} |")
@@ -115,7 +116,7 @@ def _values_of(field: FieldInfo) -> str:
     if choices:
         return ", ".join(f"`{choice}`" for choice in choices)
     limits = [text for item in field.metadata if (text := _limit(item))]
-    return ", ".join(limits) or "–"
+    return ", ".join(limits) or _NOTHING
 
 
 def _choices_of(annotation: Any) -> tuple[str, ...]:

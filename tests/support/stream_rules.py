@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 from tests.support.sse import Event
 
@@ -24,7 +25,7 @@ def assert_well_formed(events: Sequence[Event]) -> None:
     if "citations" in names:
         assert names[-2] == "citations"
     in_content = False
-    for previous, event in zip(events, events[1:], strict=False):
+    for previous, event in pairwise(events):
         in_content = (in_content or previous.name in _CONTENT) and previous.name != "restart"
         if event.name == "ping":
             assert not in_content

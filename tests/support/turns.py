@@ -104,7 +104,7 @@ async def wait_for_state(client: httpx.AsyncClient, chat_id: str, request_id: st
 
     async def is_there() -> bool:
         status.update((await client.get(turn_path(chat_id, request_id))).json())
-        return bool(status["state"] == state)
+        return status.get("state") == state
 
     await wait_until(is_there, message=f"the turn is not in state {state}")
     return status

@@ -25,9 +25,9 @@ class Script:
     async def __call__(self, valkey: Valkey, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         operands = (len(keys), *keys, *arguments)
         try:
-            return await _execute(valkey, "EVALSHA", self.digest, *operands)
+            return await valkey.execute_command("EVALSHA", self.digest, *operands)
         except NoScriptError:
-            return await _execute(valkey, "EVAL", self.text, *operands)
+            return await valkey.execute_command("EVAL", self.text, *operands)
 
     def call(self, keys: Sequence[str], arguments: Sequence[Argument]) -> ScriptCall:
         return ScriptCall(self, tuple(keys), tuple(arguments))
@@ -56,12 +56,7 @@ async def run_scripts(valkey: Valkey, calls: Sequence[ScriptCall]) -> list[Any]:
         answers: list[Any] = await pipeline.execute(raise_on_error=False)
     for index, call in enumerate(calls):
         if isinstance(answers[index], NoScriptError):
-            answers[index] = await _execute(valkey, "EVAL", call.script.text, *call.operands)
+            answers[index] = await valkey.execute_command("EVAL", call.script.text, *call.operands)
         if isinstance(answers[index], Exception):
             raise answers[index]
     return answers
-
-
-async def _execute(valkey: Valkey, *words: Argument) -> Any:
-    # redis-py leaves this one method without annotations.
-    return await valkey.execute_command(*words)  # type: ignore[no-untyped-call]

@@ -104,10 +104,10 @@ async def test_a_key_of_another_id_does_not_sign(server: KeyServer, auth: Authen
 
 async def test_a_rotated_key_is_found(server: KeyServer, auth: Authenticator, monkeypatch: pytest.MonkeyPatch) -> None:
     server.keys = {"a": OLD}
-    assert await auth.authenticate(token(OLD, "a"))
+    assert (await auth.authenticate(token(OLD, "a"))).user_id == USER
     monkeypatch.setattr(jwks, "COOLDOWN_SECS", 0.0)
     server.keys = {"b": NEW}
-    assert await auth.authenticate(token(NEW, "b"))
+    assert (await auth.authenticate(token(NEW, "b"))).user_id == USER
     with pytest.raises(UnauthenticatedError):
         await auth.authenticate(token(OLD, "a"))
 
@@ -123,11 +123,11 @@ async def test_known_keys_outlive_an_outage_for_a_while(
     server: KeyServer, auth: Authenticator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.keys = {"a": OLD}
-    assert await auth.authenticate(token(OLD, "a"))
+    assert (await auth.authenticate(token(OLD, "a"))).user_id == USER
     monkeypatch.setattr(jwks, "COOLDOWN_SECS", 0.0)
     monkeypatch.setattr(jwks, "LIFESPAN_SECS", 0.0)
     server.keys = {}
-    assert await auth.authenticate(token(OLD, "a"))
+    assert (await auth.authenticate(token(OLD, "a"))).user_id == USER
     assert server.requests == 2
     monkeypatch.setattr(jwks, "STALE_SECS", 0.0)
     with pytest.raises(UnavailableError):

@@ -1,0 +1,55 @@
+"""The engines behind the tests, and what each test gets of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from tests.support.database import cloned_database, template_database
+from tests.support.engines import TestEngines
+
+
+@pytest.fixture(scope="session")
+def engines() -> Iterator[TestEngines]:
+    """Servers of this test process, started for the first test that needs one."""
+    with TestEngines() as engines:
+        yield engines
+
+
+@pytest.fixture(scope="session")
+def postgres_url(request: pytest.FixtureRequest) -> str:
+    """A PostgreSQL server on which databases may be created; `TEST_POSTGRES_URL` names another than our own."""
+    return os.environ.get("TEST_POSTGRES_URL") or _own(request).database_url
+
+
+@pytest.fixture(scope="session")
+def valkey_url(request: pytest.FixtureRequest) -> str:
+    """A Valkey database that belongs to this test process; `TEST_VALKEY_URL` names another than our own."""
+    return os.environ.get("TEST_VALKEY_URL") or _own(request).redis_url
+
+
+@pytest.fixture(scope="session")
+def worker_name() -> str:
+    """Tells the test processes of one run apart."""
+    return os.environ.get("PYTEST_XDIST_WORKER", "main")
+
+
+@pytest.fixture(scope="session")
+def template_url(postgres_url: str, worker_name: str) -> Iterator[str]:
+    with template_database(postgres_url, worker=worker_name) as url:
+        yield url
+
+
+@pytest.fixture
+async def database_url(template_url: str) -> AsyncIterator[str]:
+    """A database of the test's own, migrated and empty."""
+    async with cloned_database(template_url) as url:
+        yield url
+
+
+def _own(request: pytest.FixtureRequest) -> TestEngines:
+    engines = request.getfixturevalue("engines")
+    assert isinstance(engines, TestEngines)
+    return engines
