@@ -12,18 +12,23 @@ from api.json_route import JsonRoute
 from api.problems import problem_responses
 from api.turns.attach import attach, replay
 from api.turns.cancel import stop_turn
+from api.turns.mutate import ReplaceTurn, delete_turn, replace_turn
+from api.turns.preflight import Accepted, TurnRequest
 from api.turns.relay import SSE_MEDIA_TYPE, EventStreamResponse
-from api.turns.schemas import SendMessage, TurnStatus
-from api.turns.submit import Accepted, SubmitTurn, submit_turn
+from api.turns.schemas import EditTurn, ReplacementOptions, SendMessage, TurnStatus
+from api.turns.submit import Existing, submit_turn
 from shared.chats.errors import ChatNotFoundError
 from shared.errors import FieldError, InvalidError, ThrottledError, TooLargeError
 from shared.events.ids import Cursor, parse_cursor
+from shared.ids import new_uuid4
 from shared.quotas.errors import QuotaExceededError
 from shared.turns.errors import (
     ContextBudgetExceededError,
     GenerationInProgressError,
     InputTooLongError,
     InvalidAttachmentError,
+    InvalidTurnStateError,
+    NotLatestTurnError,
     RequestIdConflictError,
     TurnNotFoundError,
     UnsupportedMediaError,
@@ -47,6 +52,22 @@ _STREAM: Final[dict[int | str, dict[str, Any]]] = {
     }
 }
 
+_SEND_ERRORS: Final = (
+    TurnNotFoundError,
+    RequestIdConflictError,
+    GenerationInProgressError,
+    InvalidAttachmentError,
+    WebSearchDisabledError,
+    TooLargeError,
+    UnsupportedMediaError,
+    InputTooLongError,
+    ContextBudgetExceededError,
+    QuotaExceededError,
+    ThrottledError,
+)
+_SEND_PROBLEMS: Final = problem_responses(ChatNotFoundError, *_SEND_ERRORS)
+_REPLACEMENT_PROBLEMS: Final = problem_responses(*_SEND_ERRORS, InvalidTurnStateError, NotLatestTurnError)
+
 _ABOUT_TO_END: Final[dict[int | str, dict[str, Any]]] = {
     202: {"model": TurnStatus, "description": "The turn is about to end"}
 }
@@ -60,20 +81,7 @@ LastEventId = Annotated[
 @router.post(
     "/chats/{chat_id}/messages:stream",
     response_class=Response,
-    responses=_STREAM
-    | problem_responses(
-        ChatNotFoundError,
-        RequestIdConflictError,
-        GenerationInProgressError,
-        InvalidAttachmentError,
-        WebSearchDisabledError,
-        TooLargeError,
-        UnsupportedMediaError,
-        InputTooLongError,
-        ContextBudgetExceededError,
-        QuotaExceededError,
-        ThrottledError,
-    ),
+    responses=_STREAM | _SEND_PROBLEMS,
 )
 async def send_message(
     chat_id: ChatIdPath,
@@ -83,24 +91,69 @@ async def send_message(
     last_event_id: LastEventId = None,
 ) -> Response:
     """Ask, and stream the answer. The same `request_id` again replays the turn or, with `Last-Event-ID`, joins it."""
-    cursor = _cursor_of(last_event_id)
     streaming = context.settings.streaming
-    command = SubmitTurn(
+    turn_request = TurnRequest(
         chat_id=chat_id,
+        request_id=body.request_id or new_uuid4(),
         content=body.content,
-        request_id=body.request_id,
         attachment_ids=body.attachment_ids,
         is_web_search_wanted=body.web_search.enabled,
         on_disconnect=body.on_disconnect or streaming.on_disconnect,
         on_worker_loss=body.on_worker_loss or context.settings.turns.on_worker_loss,
-        may_attach=last_event_id is not None,
     )
-    result = await submit_turn(command, principal, context)
-    if isinstance(result, Accepted):
-        return _new_stream(result, context)
-    if last_event_id is not None:
-        return await attach(result.turn, cursor, source="post", context=context)
-    return await replay(result.turn, context=context)
+    cursor = _cursor_of(last_event_id)
+    result = await submit_turn(turn_request, principal, context, may_attach=last_event_id is not None)
+    return await _stream(result, last_event_id, cursor, context)
+
+
+@router.post(
+    "/chats/{chat_id}/turns/{request_id}/retry",
+    response_class=Response,
+    responses=_STREAM | _REPLACEMENT_PROBLEMS,
+)
+async def retry_turn(
+    chat_id: ChatIdPath,
+    request_id: RequestIdPath,
+    context: Context,
+    principal: Annotated[Principal, Depends(require(Action.RETRY_TURN))],
+    options: Annotated[ReplacementOptions, Query()],
+    last_event_id: LastEventId = None,
+) -> Response:
+    """Ask the last question again; the new turn takes the place of the old one. Any body is ignored."""
+    return await _replace(chat_id, request_id, None, options, last_event_id, principal, context)
+
+
+@router.patch(
+    "/chats/{chat_id}/turns/{request_id}",
+    response_class=Response,
+    responses=_STREAM | _REPLACEMENT_PROBLEMS,
+)
+async def edit_turn(
+    chat_id: ChatIdPath,
+    request_id: RequestIdPath,
+    body: EditTurn,
+    context: Context,
+    principal: Annotated[Principal, Depends(require(Action.EDIT_TURN))],
+    options: Annotated[ReplacementOptions, Query()],
+    last_event_id: LastEventId = None,
+) -> Response:
+    """Replace the last question by another text and ask that."""
+    return await _replace(chat_id, request_id, body.content, options, last_event_id, principal, context)
+
+
+@router.delete(
+    "/chats/{chat_id}/turns/{request_id}",
+    status_code=204,
+    responses=problem_responses(TurnNotFoundError, InvalidTurnStateError, NotLatestTurnError),
+)
+async def remove_turn(
+    chat_id: ChatIdPath,
+    request_id: RequestIdPath,
+    context: Context,
+    principal: Annotated[Principal, Depends(require(Action.DELETE_TURN))],
+) -> None:
+    """Delete the last turn with its messages; the one before becomes the last."""
+    await delete_turn(chat_id, request_id, principal, context)
 
 
 @router.get("/chats/{chat_id}/turns/{request_id}", responses=problem_responses(TurnNotFoundError))
@@ -155,6 +208,40 @@ async def cancel_turn(
     if turn.state == TurnState.RUNNING:
         response.status_code = 202
     return TurnStatus.of(turn)
+
+
+async def _replace(
+    chat_id: ChatIdPath,
+    request_id: RequestIdPath,
+    content: str | None,
+    options: ReplacementOptions,
+    last_event_id: str | None,
+    principal: Principal,
+    context: ApiContext,
+) -> Response:
+    cursor = _cursor_of(last_event_id)
+    command = ReplaceTurn(
+        chat_id=chat_id,
+        old_request_id=request_id,
+        content=content,
+        request_id=options.request_id,
+        on_disconnect=options.on_disconnect or context.settings.streaming.on_disconnect,
+        on_worker_loss=options.on_worker_loss or context.settings.turns.on_worker_loss,
+        may_attach=last_event_id is not None,
+    )
+    result = await replace_turn(command, principal, context)
+    return await _stream(result, last_event_id, cursor, context)
+
+
+async def _stream(
+    result: Accepted | Existing, last_event_id: str | None, cursor: Cursor, context: ApiContext
+) -> Response:
+    """The stream of a new turn, or of the one that the request id names: joined if a place in it was named."""
+    if isinstance(result, Accepted):
+        return _new_stream(result, context)
+    if last_event_id is not None:
+        return await attach(result.turn, cursor, source="post", context=context)
+    return await replay(result.turn, context=context)
 
 
 def _new_stream(accepted: Accepted, context: ApiContext) -> Response:

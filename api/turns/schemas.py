@@ -46,6 +46,20 @@ class SendMessage(BaseModel):
     ] = None
 
 
+class ReplacementOptions(BaseModel):
+    """Of a retry or an edit, in the query."""
+
+    request_id: Annotated[
+        Uuid | SkipJsonSchema[None], Field(description="Idempotency key of the new turn; made if absent.")
+    ] = None
+    on_disconnect: OnDisconnect | SkipJsonSchema[None] = None
+    on_worker_loss: OnWorkerLoss | SkipJsonSchema[None] = None
+
+
+class EditTurn(BaseModel):
+    content: MessageText
+
+
 class TurnStatus(BaseModel):
     model_config = ConfigDict(frozen=True)
 

@@ -67,7 +67,7 @@ class ChatRepository:
             ChatNotFoundError: absent, deleted or somebody else's.
         """
         statement = select(Chat).where(_is_owned(tenant_id, user_id), Chat.id == chat_id)
-        return await self._get(statement.with_for_update())
+        return await self._get(statement.with_for_update(key_share=True))
 
     async def rename(self, chat_id: ChatId, title: str, *, tenant_id: TenantId, user_id: UserId, now: datetime) -> None:
         """Give the chat another title.

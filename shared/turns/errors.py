@@ -59,3 +59,13 @@ class ImagesDisabledError(InvalidError):
 class TooManyImagesError(InvalidError):
     code = "too_many_images"
     default_detail = "Too many images in one message"
+
+
+class InvalidTurnStateError(InvalidError):
+    code = "invalid_turn_state"
+    default_detail = "The turn is still running"
+
+
+class NotLatestTurnError(ConflictError):
+    code = "not_latest_turn"
+    default_detail = "Only the last turn of a chat can be changed"
