@@ -74,18 +74,15 @@ def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
-        SystemExit: the process cannot start; one message, exit code 1.
+        ConfigurationError: the process cannot start as configured.
     """
     configure_logging(settings.log.level, "api")
-    try:
-        app = create_app(settings)
-        with (
-            _listen(settings.host, settings.port) as listener,
-            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
-        ):
-            runner.run(_serve(app, listener))
-    except ConfigurationError as error:
-        raise SystemExit(f"mini-chat api: {error}") from None
+    app = create_app(settings)
+    with (
+        _listen(settings.host, settings.port) as listener,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        runner.run(_serve(app, listener))
 
 
 async def _serve(app: FastAPI, listener: socket.socket) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -389,11 +388,8 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
+def load_settings() -> Settings:
     """Read file and environment.
-
-    Args:
-        overrides: top-level values that win over both, such as `--host` of the command line.
 
     Raises:
         ConfigurationError: an unknown key, a bad value, or a file that cannot be read; names the key.
@@ -401,15 +397,11 @@ def load_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
     _refuse_unknown_variables()
     values = _read_config_file()
     try:
-        settings = Settings(**values)
-        if overrides:
-            merged = {**settings.model_dump(), **overrides}
-            settings = Settings.model_validate(merged)
+        return Settings(**values)
     except ValidationError as error:
         raise ConfigurationError(describe_validation_error(error)) from None
     except SettingsError as error:
         raise ConfigurationError(f"{error}: lists and groups are written as JSON in the environment") from None
-    return settings
 
 
 def describe_validation_error(error: ValidationError) -> str:

@@ -35,7 +35,10 @@ class BackgroundTasks:
         return task
 
     async def aclose(self) -> None:
-        """Cancel every task and wait until it ended, those included that others spawn meanwhile."""
+        """Cancel every task and wait until it ended, those included that others spawn meanwhile.
+
+        A task that has not taken its first step never will, nor its `finally`: what it should close, its owner closes.
+        """
         while self._tasks:
             for task in self._tasks:
                 task.cancel()

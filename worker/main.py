@@ -27,7 +27,7 @@ from worker.turns.sweeper import SWEEP_INTERVAL
 
 logger = logging.getLogger(__name__)
 
-HAND_BACK_SECS = 10.0
+HAND_BACK_SECS = 4.0
 """How long handing back may take; what is not handed back by then is found by its expired lease."""
 
 

@@ -63,6 +63,8 @@ def create_engine(settings: DatabaseSettings, *, pool_size: int | None = None) -
         pool_size=size,
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT_SECS,
+        # A restarted server leaves dead connections in the pool: the first request after it must not pay for them.
+        pool_pre_ping=True,
         pool_recycle=1_800,
         hide_parameters=True,  # they hold what users write, and errors are logged
         connect_args=connect_args,

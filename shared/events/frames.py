@@ -22,7 +22,9 @@ TERMINAL_EVENTS = frozenset({"done", "error"})
 MARK = "mark"
 """The event name of an entry that opens an attempt unseen: it is not sent to clients."""
 
-KEEP_ALIVE = b": keep-alive\n\n"
+# One line end, here and in `retry`: a blank line would be taken for the end of an event without an id, and make an
+# EventSource that has just reconnected forget where it was.
+KEEP_ALIVE = b": keep-alive\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,4 +131,4 @@ def ping(event_id: object) -> bytes:
 
 def retry(milliseconds: int) -> bytes:
     """Tells the client how long to wait before it reconnects; the connection is closed after it."""
-    return b"retry: %d\n\n" % milliseconds
+    return b"retry: %d\n" % milliseconds

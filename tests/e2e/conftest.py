@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
@@ -12,6 +13,12 @@ import pytest
 from tests.support.database import cloned_database
 from tests.support.deployment import Deployment, deployment
 from tests.support.tokens import Caller
+
+
+@pytest.fixture(scope="session")
+def valkey_url(valkey_url: str) -> str:
+    """A database of our own: the product's worker would take the jobs of other tests in this process."""
+    return urlsplit(valkey_url)._replace(path="/1").geturl()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 import httpx
 import psutil
@@ -44,7 +45,8 @@ async def test_200_running_turns_need_few_valkey_connections(product: Deployment
     ):
         asking = [tasks.create_task(ask(client)) for _ in range(TURNS)]
         await wait_until(lambda: attached == TURNS, timeout=60)
-        connections = [row for row in product.valkey().client_list() if _belongs_to(process.popen.pid, row["addr"])]
+        clients = cast("list[dict[str, str]]", product.valkey().client_list())
+        connections = [row for row in clients if _belongs_to(process.popen.pid, row["addr"])]
         assert 2 <= len(connections) <= MAX_CONNECTIONS
         release.set()
     expected = "".join(f"w{i} " for i in range(60))

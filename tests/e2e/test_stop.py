@@ -24,7 +24,8 @@ async def status_of(client: httpx.AsyncClient, chat_id: str, request_id: str) ->
 
 async def wait_for_state(client: httpx.AsyncClient, chat_id: str, request_id: str, state: str) -> dict[str, Any]:
     async def has_ended() -> bool:
-        return (await status_of(client, chat_id, request_id))["state"] == state
+        found: str = (await status_of(client, chat_id, request_id))["state"]
+        return found == state
 
     await wait_until(has_ended, timeout=15)
     return await status_of(client, chat_id, request_id)

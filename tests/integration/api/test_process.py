@@ -19,7 +19,7 @@ from api.json_route import MAX_BODY_BYTES
 from tests.support.catalogs import acceptance_catalog, write_catalog
 from tests.support.waiting import wait_until
 
-PROGRAM = "from api.main import run; from shared.settings import load_settings; run(load_settings())"
+PROGRAM = "from shared.cli import main; raise SystemExit(main([\"api\"]))"
 
 
 @pytest.fixture
@@ -75,9 +75,9 @@ def test_a_busy_port_ends_the_start_with_one_message(environment: dict[str, str]
         port = str(other.getsockname()[1])
         with started(environment | {variable: port}) as process:
             _, log = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 2
     message = log.splitlines()[-1]
-    assert message.startswith("mini-chat api: ")
+    assert message.startswith("mini-chat: ")
     assert f"cannot listen on 127.0.0.1:{port}" in message
     assert "Traceback" not in log
 

@@ -32,9 +32,7 @@ LIVE = func.now() + timedelta(seconds=10)
 def sweeper(settings: Settings, sessions: Sessions, valkey: Valkey) -> Sweeper:
     log = EventLog(valkey, settings)
     stopper = TurnStopper(sessions=sessions, valkey=valkey, log=log, clock=SystemClock(), metrics=Metrics("test"))
-    return Sweeper(
-        settings=settings, sessions=sessions, queue=TurnQueue(valkey, settings), log=log, stopper=stopper
-    )
+    return Sweeper(settings=settings, sessions=sessions, queue=TurnQueue(valkey, settings), log=log, stopper=stopper)
 
 
 @pytest.fixture(autouse=True)

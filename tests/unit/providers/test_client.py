@@ -1,0 +1,84 @@
+"""Where a request goes and what proves who sends it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+import pytest
+
+from shared.model_catalog.catalog import ProviderConfig, TenantOverride
+from shared.providers.client import ApiPath, ProviderClients
+from shared.settings import ConfigurationError
+from tests.unit.providers.factories import TENANT, USER, a_config
+
+
+@pytest.mark.parametrize(
+    ("api_path", "base", "request_path"),
+    [
+        ("/v1/responses", "/v1", "/responses"),
+        ("/openai/v1/responses", "/openai/v1", "/responses"),
+        ("/responses", "", "/responses"),
+        ("/v1/chat/completions?api-version=1", "/v1", "/chat/completions?api-version=1"),
+        ("/responses-proxy/v1/responses", "/responses-proxy/v1", "/responses"),
+        ("/deployments/{model}/chat/completions?v=2", "/deployments", "/gpt%2Fx%3A1/chat/completions?v=2"),
+        ("/v1/generate?to=/a/b", "/v1", "/generate?to=/a/b"),
+    ],
+)
+def test_the_path_is_cut_before_the_endpoint(api_path: str, base: str, request_path: str) -> None:
+    path = ApiPath.split(api_path)
+    assert (path.base, path.request_for("gpt/x:1")) == (base, request_path)
+
+
+class Clients:
+    """Builds clients of one configuration and closes them."""
+
+    def __init__(self) -> None:
+        self._open: list[ProviderClients] = []
+
+    def __call__(self, config: ProviderConfig) -> ProviderClients:
+        self._open.append(ProviderClients({"main": config}))
+        return self._open[-1]
+
+    async def aclose(self) -> None:
+        for clients in self._open:
+            await clients.aclose()
+
+
+@pytest.fixture
+async def clients_of() -> AsyncIterator[Clients]:
+    clients = Clients()
+    yield clients
+    await clients.aclose()
+
+
+async def test_tenants_share_a_client_unless_they_have_an_override(
+    clients_of: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OWN_KEY", "own-secret")
+    own = TenantOverride(host="own.example", auth_header="api-key", auth_secret="env:OWN_KEY")
+    clients = clients_of(a_config(tenant_overrides={TENANT: own}))
+    shared = clients.get("main", USER)
+    assert clients.get("main", UUID(int=1)) is shared
+    assert clients.get("main", TENANT) is clients.get("main", TENANT) is not shared
+    assert str(clients.get("main", TENANT).openai.base_url) == "http://own.example:443/v1/"
+    assert clients.get("main", TENANT).secret == "own-secret"
+    assert shared.secret is None
+
+
+async def test_an_ipv6_host_is_bracketed(clients_of: Clients) -> None:
+    config = a_config(8080).model_copy(update={"host": "::1"})
+    assert str(clients_of(config).get("main", TENANT).openai.base_url) == "http://[::1]:8080/v1/"
+
+
+async def test_a_missing_secret_names_its_reference(clients_of: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GONE", raising=False)
+    clients = clients_of(a_config(auth_header="api-key", auth_secret="env:GONE"))
+    with pytest.raises(ConfigurationError, match="env:GONE"):
+        clients.get("main", TENANT)
+
+
+async def test_a_client_does_not_show_its_secret(clients_of: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEY", "very-secret")
+    config = a_config(auth_header="api-key", auth_secret="env:KEY")
+    assert "very-secret" not in repr(clients_of(config).get("main", TENANT))
