@@ -322,33 +322,29 @@ async def test_80_a_worker_that_wakes_up_late_writes_nothing_more(
     assert (row["state"], row["attempt"]) == ("completed", 2)
 
 
-async def test_81_a_rolling_restart_fails_no_turn(mortal: Deployment, client: httpx.AsyncClient) -> None:
+async def test_81_a_rolling_restart_fails_no_turn(mortal: Deployment) -> None:
     """Workers hand back, replicas send their clients away with `retry`; every turn completes for every client."""
-    async with mortal.client(api=1) as other:
-        other.headers = client.headers
+    async with mortal.client() as client:
         chats = [await create_chat(client) for _ in range(6)]
         bodies = [message(scripted(tokens=120, rate=20)) for _ in chats]
 
         async def read(chat_id: str, body: dict[str, Any], started: asyncio.Event) -> list[Event]:
-            events: list[Event] = []
-            retries = 0
-            while not events or not events[-1].is_terminal:
+            async with open_stream(client, "POST", send_path(chat_id), json=body) as stream:
+                events = await _read_on(stream, started)
+            path = events_path(chat_id, body["request_id"])
+            while not events[-1].is_terminal:
+                headers = {"Last-Event-ID": events[-1].id}
                 try:
-                    if not events:
-                        opened = open_stream(client, "POST", send_path(chat_id), json=body)
-                    else:
-                        headers = {"Last-Event-ID": events[-1].id}
-                        path = events_path(chat_id, body["request_id"])
-                        opened = open_stream(mortal_client(), "GET", path, headers=headers)
-                    async with opened as stream:
+                    async with newest_replica() as fresh, open_stream(fresh, "GET", path, headers=headers) as stream:
                         events = events + await _read_on(stream, started)
-                        retries += stream.parser.retry_ms is not None
                 except httpx.TransportError:
-                    await asyncio.sleep(0.1)  # as a client would, before it tries another replica
+                    await asyncio.sleep(0.1)  # as a client would, before it tries again
             return events
 
-        def mortal_client() -> httpx.AsyncClient:
-            return httpx.AsyncClient(base_url=f"{mortal.apis[-1].url}/mini-chat/v1", headers=client.headers, timeout=30)
+        def newest_replica() -> httpx.AsyncClient:
+            fresh = mortal.client(api=-1)
+            fresh.headers = client.headers
+            return fresh
 
         begun = [asyncio.Event() for _ in chats]
         async with asyncio.TaskGroup() as tasks:

@@ -19,7 +19,7 @@ from api.json_route import MAX_BODY_BYTES
 from tests.support.catalogs import acceptance_catalog, write_catalog
 from tests.support.waiting import wait_until
 
-PROGRAM = "from shared.cli import main; raise SystemExit(main([\"api\"]))"
+PROGRAM = 'from shared.cli import main; raise SystemExit(main(["api"]))'
 
 
 @pytest.fixture
