@@ -4,8 +4,10 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header pyproject.toml
 
+TURNS ?= 1000
+
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fmt types bench bench-quick settings-docs lock clean
+.PHONY: help run test lint fmt types bench bench-quick chaos settings-docs lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -14,7 +16,7 @@ run: $(INSTALLED) ## Start everything on this machine; Ctrl-C stops it
 	$(BIN)/mini-chat run
 
 test: $(INSTALLED) ## Run all tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED) ## Check style, formatting and the layers of the imports
 	$(BIN)/ruff check .
@@ -33,6 +35,9 @@ bench: $(INSTALLED) ## Measure latency and throughput
 
 bench-quick: $(INSTALLED) ## The same, each measurement once
 	$(BIN)/python -m tests.bench --repeats 1
+
+chaos: $(INSTALLED) ## Kill everything again and again under load: make chaos TURNS=1000 SEED=7
+	$(BIN)/python -m tests.chaos --turns $(TURNS) $(if $(SEED),--seed $(SEED))
 
 settings-docs: $(INSTALLED) ## Rewrite .env.example and the README's table of settings
 	$(BIN)/python -m tests.support.settings_reference

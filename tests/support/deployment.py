@@ -174,18 +174,28 @@ class Deployment:
 
 @contextmanager
 def deployment(
-    *, database_url: str, valkey_url: str, apis: int, workers: int, **variables: str
+    *,
+    database_url: str,
+    valkey_url: str,
+    apis: int,
+    workers: int,
+    provider_timeouts: Mapping[str, float] | None = None,
+    **variables: str,
 ) -> Iterator[Deployment]:
     """Start the product for the length of the block.
 
     Args:
+        provider_timeouts: seconds, as in the catalog, for both providers.
         variables: of the environment, without their prefix, for every process.
     """
     with tempfile.TemporaryDirectory(prefix="mini-chat-") as name:
         folder = Path(name)
         ports = PortPicker()
         provider_port = ports.pick()
-        catalog = write_catalog(acceptance_catalog(provider_port=provider_port), folder)
+        tree = acceptance_catalog(provider_port=provider_port)
+        for provider_entry in tree["providers"].values():
+            provider_entry["timeouts"] = dict(provider_timeouts or {})
+        catalog = write_catalog(tree, folder)
         environment = {
             "AUTH__MODE": "jwt",
             "AUTH__JWT__ALGORITHMS": '["HS256"]',
