@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, cast
 
 from arq.connections import ArqRedis
@@ -28,6 +28,8 @@ from shared.valkey.client import REDIS_FAILURE, Valkey
 from shared.valkey.keyspace import QUEUE_WAKE
 
 logger = logging.getLogger(__name__)
+
+JobFunction = Callable[..., Coroutine[Any, Any, None]]
 
 PICK_BATCH = 16
 """Jobs taken at once: few enough that a burst spreads over the workers it wakes."""
@@ -44,7 +46,7 @@ class _JobRedis(Valkey, ArqRedis):  # type: ignore[misc]  # the stubs of its bas
 class JobLoop(Worker):
     def __init__(
         self,
-        functions: Sequence[WorkerCoroutine],
+        functions: Mapping[str, JobFunction],
         *,
         valkey: Valkey,
         wake_valkey: Valkey,
@@ -54,7 +56,7 @@ class JobLoop(Worker):
     ) -> None:
         job_timeout = settings.turns.max_age_secs + JOB_TIMEOUT_MARGIN_SECS
         super().__init__(
-            functions=[func(function, max_tries=None) for function in functions],
+            functions=[func(cast("WorkerCoroutine", function), name=name) for name, function in functions.items()],
             queue_name=QUEUE_NAME,
             redis_pool=_JobRedis(connection_pool=valkey.connection_pool),
             handle_signals=False,

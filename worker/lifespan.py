@@ -18,6 +18,7 @@ from shared.ids import process_name
 from shared.metrics import Metrics, serve_metrics
 from shared.model_catalog.holder import CatalogHolder
 from shared.model_catalog.source import load_catalog
+from shared.queue.jobs import RUN_TURN
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
 from shared.turns.presence import Presence
@@ -114,7 +115,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             signal_valkey=signal_valkey,
             metrics=metrics,
             jobs=JobLoop(
-                [run_turn],
+                {RUN_TURN: run_turn},
                 valkey=valkey,
                 wake_valkey=wake_valkey,
                 queue=queue,

@@ -8,6 +8,7 @@ new job leaves one token in a list on which idle workers block, so that none of 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import orjson
@@ -27,7 +28,8 @@ _ENQUEUE = Script("enqueue")
 _PICK_JOBS = Script("pick_jobs")
 _FINISH_JOB = Script("finish_job")
 
-serialize: Callable[[dict[str, Any]], bytes] = orjson.dumps
+# arq also serializes the exceptions of jobs that fail before they start.
+serialize: Callable[[dict[str, Any]], bytes] = partial(orjson.dumps, default=repr)
 deserialize: Callable[[bytes], dict[str, Any]] = orjson.loads
 
 
