@@ -7,7 +7,7 @@ import asyncio
 
 from shared.db.migrate import migrate
 from shared.settings import DatabaseSettings, Settings
-from tests.bench import whole_path
+from tests.bench import stop, whole_path
 from tests.support.deployment import deployment
 from tests.support.engines import TestEngines
 
@@ -19,8 +19,9 @@ def main() -> None:
     with TestEngines() as engines:
         database = DatabaseSettings.model_validate({"url": engines.database_url})
         migrate(Settings(database=database))
-        with deployment(database_url=engines.database_url, valkey_url=engines.redis_url, apis=1, workers=1) as product:
+        with deployment(database_url=engines.database_url, valkey_url=engines.redis_url, apis=2, workers=1) as product:
             asyncio.run(whole_path.bench(product, repeats=options.repeats))
+            asyncio.run(stop.bench(product, repeats=options.repeats))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,67 @@
+"""How long a stop takes: from the cancel, at another replica than the stream's, to the provider's closed socket.
+
+The end is read from the scripted provider's journal, which notes when its caller has hung up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from shared.ids import new_uuid4
+from tests.bench.measure import Repeats, percentile, report
+from tests.support.deployment import Deployment
+from tests.support.sse import open_stream
+from tests.support.turns import create_chat, message, scripted, send_path, turn_path
+from tests.support.waiting import wait_until
+
+STOPS = 200
+AT_ONCE = 8
+
+
+async def bench(product: Deployment, *, repeats: int) -> None:
+    found = [await _measure(product, stops=STOPS) for _ in range(repeats)]
+    closed = [[sample[0] for sample in one] for one in found]
+    answered = [[sample[1] for sample in one] for one in found]
+    rows = [
+        {
+            "latency": name,
+            "p50 ms": Repeats(tuple(percentile(one, 50) for one in values)),
+            "p99 ms": Repeats(tuple(percentile(one, 99) for one in values)),
+            "stops": STOPS * repeats,
+        }
+        for name, values in (
+            ("POST …/cancel sent → provider's socket closed", closed),
+            ("POST …/cancel sent → answered, turn cancelled", answered),
+        )
+    ]
+    report("stop", f"Stop, over two replicas: median (range) of {repeats} repeats", rows)
+
+
+async def _measure(product: Deployment, *, stops: int) -> list[tuple[float, float]]:
+    """Milliseconds to the closed socket and to the answer, for each stop."""
+    at_once = asyncio.Semaphore(AT_ONCE)
+    async with product.client(api=0) as first, product.client(api=1) as second:
+        second.headers = first.headers
+
+        async def one(index: int) -> tuple[str, float, float]:
+            async with at_once:
+                here, there = (first, second) if index % 2 else (second, first)
+                chat_id, marker = await create_chat(here), new_uuid4().hex
+                body = message(scripted(marker, tokens=2_000, rate=50))
+                async with open_stream(here, "POST", send_path(chat_id), json=body) as stream:
+                    await stream.until("delta")
+                    sent = time.time()
+                    answer = await there.post(f"{turn_path(chat_id, body['request_id'])}/cancel")
+                    answered = time.time()
+                    assert answer.json()["state"] == "cancelled", answer.text
+                    await stream.rest()
+                return marker, sent, answered
+
+        stopped = await asyncio.gather(*(one(index) for index in range(stops)))
+    samples = []
+    for marker, sent, answered in stopped:
+        await wait_until(lambda: product.provider_requests(marker)[0]["closed_by_caller_at"])  # noqa: B023
+        closed = product.provider_requests(marker)[0]["closed_by_caller_at"]
+        samples.append(((closed - sent) * 1000, (answered - sent) * 1000))
+    return samples
