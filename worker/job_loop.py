@@ -119,6 +119,8 @@ class JobLoop(Worker):
         return len(jobs) == wanted
 
     def _start(self, job_id: str, score: int) -> None:
+        if job_id in self.tasks:
+            return  # enqueued a second time while it runs here: one run is enough
         self.job_counter += 1
         if self.job_counter >= self.max_jobs:
             self._has_room.clear()

@@ -30,8 +30,9 @@ from worker.providers.registry import ProviderRegistry
 from worker.turns.absence import AbsenceWatch
 from worker.turns.jobs import RUNNER, run_turn
 from worker.turns.leases import LeaseKeeper
+from worker.turns.outage import OutageGuard
 from worker.turns.runner import TurnRunner
-from worker.turns.sweeper import Sweeper
+from worker.turns.sweeper import SWEEP_INTERVAL, Sweeper
 from worker.turns.watchdog import Watchdog
 
 PUBLISH_CONNECTIONS = 8
@@ -104,8 +105,24 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             sessions=sessions,
             valkey=valkey,
             leases=leases,
-            sweeper=Sweeper(settings=settings, sessions=sessions, queue=queue, log=log, stopper=stopper),
-            watchdog=Watchdog(settings=settings, sessions=sessions, log=log, clock=clock, metrics=metrics),
+            sweeper=Sweeper(
+                settings=settings,
+                sessions=sessions,
+                queue=queue,
+                log=log,
+                stopper=stopper,
+                outage=OutageGuard(lease=leases.lease, interval=SWEEP_INTERVAL),
+            ),
+            watchdog=Watchdog(
+                settings=settings,
+                sessions=sessions,
+                log=log,
+                clock=clock,
+                metrics=metrics,
+                outage=OutageGuard(
+                    lease=leases.lease, interval=timedelta(seconds=settings.orphan_watchdog.scan_interval_secs)
+                ),
+            ),
             absence=AbsenceWatch(
                 Presence(valkey, process=leases.owner),
                 leases,

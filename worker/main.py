@@ -21,7 +21,6 @@ from shared.settings import Settings
 from shared.turns.gauges import GAUGE_INTERVAL, measure_turns
 from worker.lifespan import WorkerContext, open_worker
 from worker.turns.absence import ABSENCE_INTERVAL
-from worker.turns.held import Stop, StopKind
 from worker.turns.stop_signals import hear_stop_signals
 from worker.turns.sweeper import SWEEP_INTERVAL
 
@@ -87,8 +86,7 @@ class Drain:
         jobs.stop_picking()
         logger.info("draining", extra={"turns_held": len(self._context.leases.held)})
         await self._wait_for_turns(self._context.settings.worker.drain_secs)
-        for held in self._context.leases.held:
-            held.stop(Stop(StopKind.HAND_BACK))
+        self._context.leases.hand_back_all()
         if jobs.tasks:
             await asyncio.wait(list(jobs.tasks.values()), timeout=HAND_BACK_SECS)
         for task in list(jobs.tasks.values()):

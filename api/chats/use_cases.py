@@ -96,12 +96,12 @@ async def delete_chat(
         await chats.lock_owned(chat_id, tenant_id=principal.tenant_id, user_id=principal.user_id)
         now = clock.now()
         await chats.soft_delete(chat_id, tenant_id=principal.tenant_id, user_id=principal.user_id, now=now)
-        await AttachmentRepository(session).mark_for_cleanup(chat_id, tenant_id=principal.tenant_id, now=now)
-        session.add(chat_cleanup(chat_id, tenant_id=principal.tenant_id, deleted_at=now))
         turns = TurnRepository(session)
         running = await turns.find_running(chat_id)
         if running is not None:
             running = await turns.request_stop(running.id, trigger="internal")
+        await AttachmentRepository(session).mark_for_cleanup(chat_id, tenant_id=principal.tenant_id, now=now)
+        session.add(chat_cleanup(chat_id, tenant_id=principal.tenant_id, deleted_at=now))
     if running is not None:
         await stopper.carry_out(running)
 

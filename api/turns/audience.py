@@ -16,6 +16,8 @@ from shared.valkey.keyspace import TurnKeys
 
 logger = logging.getLogger(__name__)
 
+LOOK_INTERVAL_SECS = 0.25
+
 
 class Audience:
     """Counts clients by turn, keeps this process announced for as long as there are some, and acts on the last one out.
@@ -30,11 +32,15 @@ class Audience:
         self._grace_secs = grace_secs
         self._draining = draining
         self._clients: Counter[TurnKeys] = Counter()
+        self._countdowns: dict[TurnKeys, asyncio.Task[None]] = {}
         self._tasks = BackgroundTasks()
 
     async def enter(self, keys: TurnKeys) -> None:
-        """A client has attached."""
+        """A client has attached: a countdown that runs stops."""
         self._clients[keys] += 1
+        countdown = self._countdowns.pop(keys, None)
+        if countdown is not None:
+            countdown.cancel()
         if self._clients[keys] == 1:
             await self._announce([keys])
 
@@ -45,7 +51,7 @@ class Audience:
             return
         del self._clients[keys]
         if has_hung_up and not self._draining.is_set():
-            self._tasks.spawn(self._last_one_out(keys, turn_id), name=f"grace {turn_id}")
+            self._countdowns[keys] = self._tasks.spawn(self._last_one_out(keys, turn_id), name=f"grace {turn_id}")
 
     async def renew(self) -> None:
         """One heartbeat for all turns."""
@@ -62,15 +68,23 @@ class Audience:
 
     async def _last_one_out(self, keys: TurnKeys, turn_id: UUID) -> None:
         try:
-            if await self._presence.leave(keys) > 0:
+            if await self._presence.leave(keys) > 0 or await self._has_come_back(keys):
                 return
-            if self._grace_secs:
-                await asyncio.sleep(self._grace_secs)
-                if self._clients[keys] or (await self._presence.count([keys]))[0] > 0:
-                    return
         except REDIS_FAILURE as error:
             # Without Valkey nobody knows who is attached elsewhere: the worker decides once it is back.
             logger.warning("the audience of a turn is unknown: %r", error, extra={"turn_id": str(turn_id)})
             return
+        finally:
+            self._countdowns.pop(keys, None)
         if not self._draining.is_set():
             await self._stopper.stop(turn_id, "disconnect")
+
+    async def _has_come_back(self, keys: TurnKeys) -> bool:
+        """Whether somebody attaches, anywhere, within the grace. Whoever does counts down anew when leaving again."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._grace_secs
+        while (left := deadline - loop.time()) > 0:
+            await asyncio.sleep(min(left, LOOK_INTERVAL_SECS))
+            if (await self._presence.count([keys]))[0] > 0:
+                return True
+        return False

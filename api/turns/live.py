@@ -153,6 +153,8 @@ class LiveFeed:
                     tasks.create_task(self._read(connection), name="live feed reader")
             except* REDIS_FAILURE as group:
                 logger.warning("the live feed is broken, will connect again: %r", group.exceptions[0])
+            except* Exception as group:
+                logger.exception("the live feed failed, will connect again", exc_info=group)
             finally:
                 await self._disconnect()
             await asyncio.sleep(next(delays))
@@ -221,7 +223,8 @@ class LiveFeed:
                 subscription.mark_gap()
             return
         head, _, body = payload.partition(b"\n")
-        previous, entry_id, event = head.split(b" ")
+        # A newer release may say more about an entry than we know.
+        previous, entry_id, event = head.split(b" ", 3)[:3]
         entry = LiveEntry(previous, entry_id, event, body)
         for subscription in channel.subscriptions:
             subscription.offer(entry)

@@ -24,9 +24,11 @@ POOL_TIMEOUT_SECS = 10
 COMMAND_TIMEOUT_SECS = 30
 """No statement of ours runs this long; a server that does not answer is treated as away."""
 
-# Shutting down, crashed, starting up, out of connections; class 08 is lost connections.
+# Shutting down, crashed, starting up; read-only after a failover; a time limit or a lock that was not had; the victim
+# of a deadlock or of serialization. Classes 08 and 53 are lost connections and used-up resources. All of them pass.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
-_AWAY_STATES = {"57P01", "57P02", "57P03", "53300"}
+_AWAY_STATES = {"57P01", "57P02", "57P03", "25006", "57014", "55P03", "40001", "40P01"}
+_AWAY_CLASSES = ("08", "53")
 
 DATABASE_AWAY = (OperationalError, InterfaceError, OSError, TimeoutError)
 """What a query raises while PostgreSQL cannot be reached, shuts down or starts up."""
@@ -86,9 +88,9 @@ async def open_database(settings: DatabaseSettings) -> AsyncIterator[tuple[Async
 
 
 def is_database_away(error: BaseException) -> bool:
-    """Whether `error` says that PostgreSQL cannot be reached right now, as against a fault of the statement."""
+    """Whether `error` says that PostgreSQL cannot do it right now, as against a fault of the statement."""
     if isinstance(error, DBAPIError):
         state = getattr(error.orig, "sqlstate", None) or ""
-        if error.connection_invalidated or state.startswith("08") or state in _AWAY_STATES:
+        if error.connection_invalidated or state.startswith(_AWAY_CLASSES) or state in _AWAY_STATES:
             return True
     return isinstance(error, DATABASE_AWAY)

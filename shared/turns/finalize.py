@@ -81,13 +81,15 @@ async def finalize_turn(
         Exception: the database is away (`is_database_away`); nothing is committed, the call may be repeated.
     """
 
-    async def commit(ending: Ending) -> Finalized | None:
+    async def commit(ending: Ending) -> Finalized:
         return await run_transaction(
             sessions, lambda session: _finalize(session, turn_id, chat_id, ending, attempt, only_if)
         )
 
     try:
         return await commit(ending)
+    except _LostError:
+        return None
     except DBAPIError as error:
         if ending.state is not TurnState.COMPLETED or is_database_away(error):
             raise
@@ -95,7 +97,14 @@ async def finalize_turn(
     failed = Ending.failed(
         "message_persistence_failed", provider_started=True, usage=ending.usage, response_id=ending.response_id
     )
-    return await commit(failed)
+    try:
+        return await commit(failed)
+    except _LostError:
+        return None
+
+
+class _LostError(Exception):
+    """Somebody else has ended the turn: undo what this transaction has done so far."""
 
 
 async def _finalize(
@@ -105,14 +114,14 @@ async def _finalize(
     ending: Ending,
     attempt: int,
     only_if: ColumnElement[bool] | None,
-) -> Finalized | None:
+) -> Finalized:
     selected_model = await session.scalar(
         update(Chat).where(Chat.id == chat_id).values(updated_at=func.clock_timestamp()).returning(Chat.model)
     )
     turns = TurnRepository(session)
     turn = await turns.finalize(turn_id, attempt=attempt, only_if=only_if, values=_columns(ending))
     if turn is None or selected_model is None:
-        return None
+        raise _LostError
     if ending.state is TurnState.COMPLETED:
         await _store_answer(session, turn, ending)
     elif ending.state is TurnState.CANCELLED and ending.text.strip():

@@ -11,7 +11,24 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Interval, Select, and_, bindparam, case, func, or_, select, tuple_, update
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Integer,
+    Interval,
+    Select,
+    Uuid,
+    and_,
+    any_,
+    bindparam,
+    case,
+    func,
+    literal,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -203,9 +220,14 @@ class TurnRepository:
         pairs = list(held)
         if not pairs:
             return []
+        # Arrays, so that the statement is the same text however many turns are held.
+        mine = select(
+            func.unnest(literal([turn_id for turn_id, _ in pairs], ARRAY(Uuid))),
+            func.unnest(literal([attempt for _, attempt in pairs], ARRAY(Integer))),
+        )
         unlocked = (
             select(Turn.id)
-            .where(tuple_(Turn.id, Turn.attempt).in_(pairs), Turn.state == TurnState.RUNNING)
+            .where(tuple_(Turn.id, Turn.attempt).in_(mine), Turn.state == TurnState.RUNNING)
             .with_for_update(skip_locked=True)
         )
         now = _now()
@@ -214,7 +236,7 @@ class TurnRepository:
             .where(Turn.id.in_(unlocked.scalar_subquery()))
             .values(
                 lease_expires_at=now + _interval(lease),
-                last_progress_at=case((Turn.id.in_(list(progressing)), now), else_=Turn.last_progress_at),
+                last_progress_at=case((_is_one_of(progressing), now), else_=Turn.last_progress_at),
             )
             .returning(Turn.id, Turn.attempt, Turn.cancel_trigger)
             .execution_options(synchronize_session=False)
@@ -223,7 +245,7 @@ class TurnRepository:
 
     async def list_states(self, turn_ids: Sequence[UUID]) -> list[TurnStatus]:
         """State and attempt of each turn that exists, without locks."""
-        statement = select(Turn.id, Turn.state, Turn.attempt).where(Turn.id.in_(turn_ids))
+        statement = select(Turn.id, Turn.state, Turn.attempt).where(_is_one_of(turn_ids))
         rows = (await self._session.execute(statement)).all()
         return [TurnStatus(row[0], TurnState(row[1]), row[2]) for row in rows]
 
@@ -304,6 +326,10 @@ def is_stuck(*, no_progress_for: timedelta, older_than: timedelta) -> ColumnElem
         and_(Turn.lease_expires_at >= func.now(), Turn.last_progress_at <= func.now() - _interval(no_progress_for)),
         Turn.started_at <= func.now() - _interval(older_than),
     )
+
+
+def _is_one_of(turn_ids: Iterable[UUID]) -> ColumnElement[bool]:
+    return Turn.id == any_(literal(list(turn_ids), ARRAY(Uuid)))
 
 
 def _interval(duration: timedelta) -> Any:

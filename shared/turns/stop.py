@@ -46,11 +46,18 @@ class TurnStopper:
     async def carry_out(self, turn: Turn) -> None:
         """Do what `stop` does after the request is committed."""
         await self._signal(turn)
-        if turn.lease_expires_at is None or turn.lease_expires_at < self.clock.now():
+        if turn.lease_expires_at is not None and turn.lease_expires_at >= self.clock.now():
+            return
+        try:
             await self.end_unheld(turn)
+        except REDIS_FAILURE as error:
+            logger.warning("a stopped turn is left to the sweeper: %r", error, extra={"turn_id": str(turn.id)})
 
     async def end_unheld(self, turn: Turn) -> Finalized | None:
-        """End a turn that is to stop and that no worker holds; None if one does by now, and will see the request."""
+        """End a turn that is to stop and that no worker holds; None if one does by now, and will see the request.
+
+        Raises what `REDIS_FAILURE` names: what clients have seen of the turn cannot be told, so it must wait.
+        """
         keys = TurnKeys(turn.chat_id, turn.request_id)
         text = await self._shown_text(keys, turn)
         finalized = await finalize_turn(
@@ -75,15 +82,11 @@ class TurnStopper:
             logger.warning("a stop is left to the lease renewal: %r", error, extra={"turn_id": str(turn.id)})
 
     async def _shown_text(self, keys: TurnKeys, turn: Turn) -> str:
-        """What clients have seen. A log that cannot be read holds nothing that could be kept."""
+        """What clients have seen; nothing before the first attempt, and nothing of a log that is gone."""
         if turn.attempt == 0:
             return ""
-        try:
-            await self.log.close_to_content(keys, _trigger_of(turn))
-            return await self.log.shown_text(keys)
-        except REDIS_FAILURE as error:
-            logger.warning("the log of a stopped turn cannot be read: %r", error, extra={"turn_id": str(turn.id)})
-            return ""
+        await self.log.close_to_content(keys, _trigger_of(turn))
+        return await self.log.shown_text(keys)
 
 
 async def end_log(log: EventLog, keys: TurnKeys, finalized: Finalized) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -131,6 +132,26 @@ async def test_39_a_client_that_comes_back_in_time_keeps_the_turn_alive(product:
         for process in (first, second):
             product.apis.remove(process)
             process.stop()
+
+
+async def test_each_return_within_the_grace_starts_the_countdown_anew(product: Deployment) -> None:
+    """Two drops whose sum is longer than the grace: a client that keeps coming back keeps its turn."""
+    with product.extra_api(STREAMING__DISCONNECT_GRACE_SECS="1.5") as api:
+        async with product.client(api=api) as client:
+            chat_id = await create_chat(client)
+            body = message(scripted(tokens=250, rate=50), on_disconnect="cancel")
+            path = events_path(chat_id, body["request_id"])
+            async with open_stream(client, "POST", send_path(chat_id), json=body) as stream:
+                seen = await stream.take(3)
+            for _ in range(2):
+                await asyncio.sleep(1.0)  # less than the grace
+                async with open_stream(client, "GET", path, headers={"Last-Event-ID": seen[-1].id}) as stream:
+                    seen += await stream.take(3)
+            await asyncio.sleep(0.8)
+            async with open_stream(client, "GET", path, headers={"Last-Event-ID": seen[-1].id}) as stream:
+                seen += await stream.rest()
+    assert seen[-1].name == "done"
+    assert shown_text(seen) == "".join(f"w{i} " for i in range(250))
 
 
 async def test_a_deleted_chat_stops_its_turn(product: Deployment, client: httpx.AsyncClient) -> None:

@@ -53,6 +53,8 @@ class Generation:
         Returns:
             None if the turn is no longer this worker's, or is to be handed back.
         """
+        if self._must_stop() or time_left <= timedelta():
+            return await self._stopped()  # the provider is not asked for what nobody wants any more
         async with asyncio.TaskGroup() as tasks:
             stream = tasks.create_task(self._consume(), name="provider stream")
             stop = tasks.create_task(self._held.wait_for_stop(), name="wait for stop")
@@ -62,10 +64,13 @@ class Generation:
                 return_when=asyncio.FIRST_COMPLETED,
             )
             stop.cancel()
-            if self._held.requested_stop is None and stream.done():
+            if stream.done() and not self._must_stop():
                 return stream.result()
             stream.cancel()
         return await self._stopped()
+
+    def _must_stop(self) -> bool:
+        return self._held.requested_stop is not None
 
     async def _stopped(self) -> Ending | None:
         stop = self._held.requested_stop

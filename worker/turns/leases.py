@@ -20,6 +20,7 @@ class LeaseKeeper:
     def __init__(self, sessions: Sessions, *, owner: str, lease: timedelta) -> None:
         self._sessions = sessions
         self._held: dict[UUID, HeldTurn] = {}
+        self._is_handing_back = False
         self.owner = owner
         self.lease = lease
 
@@ -27,6 +28,8 @@ class LeaseKeeper:
     def holding(self, held: HeldTurn) -> Iterator[None]:
         """Renew the lease of `held` for the length of the block."""
         self._held[held.turn.id] = held
+        if self._is_handing_back:
+            held.stop(Stop(StopKind.HAND_BACK))
         try:
             yield
         finally:
@@ -37,6 +40,12 @@ class LeaseKeeper:
     @property
     def held(self) -> list[HeldTurn]:
         return list(self._held.values())
+
+    def hand_back_all(self) -> None:
+        """Give up every turn held now, and each that is claimed from here on."""
+        self._is_handing_back = True
+        for held in self.held:
+            held.stop(Stop(StopKind.HAND_BACK))
 
     def stop(self, turn_id: UUID, stop: Stop) -> None:
         """Ask the attempt at a turn to stop, if it is this worker's."""

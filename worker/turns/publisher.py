@@ -87,6 +87,7 @@ class Publisher:
         self._taken: list[str] = []
         self._wake = asyncio.Event()
         self._is_closing = False
+        self._is_adrift = False
         self._tasks = BackgroundTasks()
         self._task: asyncio.Task[None] | None = None
 
@@ -150,8 +151,9 @@ class Publisher:
             await asyncio.wait({self._task}, timeout=SETTLE_TIMEOUT_SECS)
             if not self._task.done():
                 await self._tasks.aclose()
-                return False
-        return True
+                # Whether the log has the entry under way is unknown for good: nothing may be offered under its id.
+                self._is_adrift = True
+        return not self._is_adrift
 
     async def finish(self, closing: Sequence[Frame]) -> None:
         """After the commit: append the text that the log still lacks, then `closing`, whose last frame is terminal.
@@ -163,13 +165,17 @@ class Publisher:
                 if not await self.settle():
                     return
                 # A client's text must equal the stored one: the rest precedes the end even where a stop is asked for.
-                rest = self.text[len(self.taken_text) :] if closing[-1].event == "done" else ""
-                remaining = [frames.delta(rest), *closing] if rest else list(closing)
-                for frame in remaining:
+                for frame in [*(self._rest() if closing[-1].event == "done" else []), *closing]:
                     if not await self._append_final(frame):
                         return
         except TimeoutError:
             logger.warning("the end of the turn could not be written to its log", extra=self._log_fields())
+
+    def _rest(self) -> list[Frame]:
+        """What the log still lacks: tool events, then all remaining text as one delta."""
+        tools = [item for item in self._pending if isinstance(item, Frame)]
+        text = self.text[len(self.taken_text) :]
+        return [*tools, frames.delta(text)] if text else tools
 
     async def _append_final(self, frame: Frame) -> bool:
         outcome = await self._append(frame, is_stoppable=False)
@@ -245,13 +251,7 @@ class Publisher:
         events = [*self._tools, *([frames.delta(text)] if text else [])]
         for delay in backoff(first=0.05, longest=2.0):
             try:
-                outcome = await self._log.rebuild(
-                    self._held.keys,
-                    attempt=attempt,
-                    started=self._started,
-                    restart=frames.restart(attempt=attempt, reason="log_lost"),
-                    frames=events,
-                )
+                outcome = await self._write_again(attempt, events)
             except REDIS_FAILURE as error:
                 logger.warning("rebuilding the log failed, will try again: %r", error, extra=self._log_fields())
                 await asyncio.sleep(delay)
@@ -264,14 +264,38 @@ class Publisher:
         # What arrived while the log was rebuilt waits in `pending` and follows.
         return None
 
+    async def _write_again(self, attempt: int, events: Sequence[Frame]) -> Appended:
+        """One try; a turn that was finalized since is left alone."""
+        async with self._held.lock:
+            if self._held.is_finalized:
+                return Appended.SUPERSEDED
+            return await self._log.rebuild(
+                self._held.keys,
+                attempt=attempt,
+                started=self._started,
+                restart=frames.restart(attempt=attempt, reason="log_lost"),
+                frames=events,
+            )
+
     async def _take_next_attempt(self) -> bool:
+        may_have_been_taken = False
         for delay in backoff(first=0.1, longest=2.0):
             try:
                 async with self._sessions.begin() as session:
-                    taken = await TurnRepository(session).next_attempt(self._held.turn.id, attempt=self._held.attempt)
+                    turns = TurnRepository(session)
+                    taken = await turns.next_attempt(self._held.turn.id, attempt=self._held.attempt)
+                    if not taken and may_have_been_taken:
+                        # An earlier try may have been committed though its answer was lost.
+                        row = await turns.find(self._held.turn.id)
+                        taken = (
+                            row is not None
+                            and row.attempt == self._held.attempt + 1
+                            and row.lease_owner == self._held.turn.lease_owner
+                        )
             except Exception as error:
                 if not is_database_away(error):
                     raise
+                may_have_been_taken = True
                 await asyncio.sleep(delay)
                 continue
             if taken:

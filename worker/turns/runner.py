@@ -106,12 +106,16 @@ class TurnRunner:
         if not opened.is_success:
             return None
         publisher.begin()
+        had_started = held.attempt > 1
         try:
-            model, request = await self._plan(held.turn)
+            model, request = await self._plan(held)
         except ContextBudgetExceededError as error:
-            return Ending.failed("context_length_exceeded", provider_started=held.attempt > 1, detail=error.detail)
+            return Ending.failed("context_length_exceeded", provider_started=had_started, detail=error.detail)
         except LookupError as error:
-            return Ending.failed("validation_error", provider_started=held.attempt > 1, detail=str(error))
+            return Ending.failed("validation_error", provider_started=had_started, detail=str(error))
+        except Exception as error:
+            logger.critical("the turn failed unexpectedly", exc_info=error, extra=_fields(held.turn))
+            return Ending.failed("internal_error", provider_started=had_started, detail=repr(error))
         if await self._is_to_stop(held):
             return Ending.cancelled("internal", text="", provider_started=held.attempt > 1)
         generation = Generation(
@@ -125,14 +129,18 @@ class TurnRunner:
 
     async def _cancelled_at_claim(self, held: HeldTurn) -> Ending:
         """The stop came before this attempt: what an earlier one has shown is the answer."""
-        text = ""
-        if held.attempt > 1:
+        if held.attempt == 1:
+            return Ending.cancelled("internal", text="", provider_started=False)
+        for delay in backoff(first=0.05, longest=2.0):
             try:
                 await self.log.close_to_content(held.keys, held.turn.cancel_trigger or "internal")
                 text = await self.log.shown_text(held.keys)
             except REDIS_FAILURE as error:
                 logger.warning("the log of a stopped turn cannot be read: %r", error, extra=_fields(held.turn))
-        return Ending.cancelled("internal", text=text, provider_started=held.attempt > 1)
+                await asyncio.sleep(delay)
+                continue
+            return Ending.cancelled("internal", text=text, provider_started=True)
+        raise AssertionError("backoff never ends")
 
     async def _is_to_stop(self, held: HeldTurn) -> bool:
         """The last look before the provider is asked, and paid."""
@@ -163,8 +171,23 @@ class TurnRunner:
             return opened.outcome
         raise AssertionError("backoff never ends")
 
-    async def _plan(self, turn: Turn) -> tuple[CatalogModel, GenerationRequest]:
-        """Raises ContextBudgetExceededError or LookupError: the request cannot be built."""
+    async def _plan(self, held: HeldTurn) -> tuple[CatalogModel, GenerationRequest]:
+        """Build the request, however long the database is away.
+
+        Raises:
+            ContextBudgetExceededError, LookupError: it cannot be built.
+        """
+        for delay in backoff(first=0.1, longest=2.0):
+            try:
+                return await self._build_request(held.turn)
+            except Exception as error:
+                if not is_database_away(error) or held.is_superseded:
+                    raise
+                logger.warning("history cannot be read, will try again: %r", error, extra=_fields(held.turn))
+            await asyncio.sleep(delay)
+        raise AssertionError("backoff never ends")
+
+    async def _build_request(self, turn: Turn) -> tuple[CatalogModel, GenerationRequest]:
         model = self.catalog.current.find_model(turn.effective_model or "")
         if model is None:
             raise LookupError(f"model {turn.effective_model} is not in the catalog")

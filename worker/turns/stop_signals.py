@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from typing import Any
 from uuid import UUID
+
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.backoff import backoff
 from shared.valkey.client import REDIS_FAILURE, Valkey
@@ -25,12 +29,27 @@ async def hear_stop_signals(valkey: Valkey, leases: LeaseKeeper) -> None:
             async with valkey.pubsub(ignore_subscribe_messages=True) as subscriber:
                 await subscriber.subscribe(CANCEL_CHANNEL)
                 delays = backoff(first=0.1, longest=2.0)
+                heard_at = time.monotonic()
                 while True:
                     message = await subscriber.get_message(timeout=HEARTBEAT_SECS)
-                    if message is None:
+                    if message is not None:
+                        heard_at = time.monotonic()
+                        _obey(message, leases)
+                    elif time.monotonic() - heard_at > 3 * HEARTBEAT_SECS:
+                        raise RedisTimeoutError("the server does not answer")
+                    else:
                         await subscriber.ping()
-                    elif message["type"] == "message":
-                        leases.stop(UUID(message["data"].decode()), Stop(StopKind.CANCELLED))
         except REDIS_FAILURE as error:
             logger.warning("stop signals are out of reach, will try again: %r", error)
         await asyncio.sleep(next(delays))
+
+
+def _obey(message: dict[str, Any], leases: LeaseKeeper) -> None:
+    if message["type"] != "message":
+        return
+    try:
+        turn_id = UUID(message["data"].decode())
+    except ValueError:
+        logger.warning("a stop signal that names no turn was ignored")
+        return
+    leases.stop(turn_id, Stop(StopKind.CANCELLED))

@@ -6,11 +6,9 @@ need the queue it repairs. Two sweepers do no harm: an enqueue is idempotent and
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass, field
+import logging
+from dataclasses import dataclass
 from datetime import timedelta
-
-from sqlalchemy import text
 
 from shared.db.engine import Sessions
 from shared.events.log import EventLog
@@ -23,10 +21,12 @@ from shared.turns.repository import TurnRepository, is_unheld
 from shared.turns.stop import TurnStopper, end_log
 from shared.turns.tables import Turn
 from shared.valkey.keyspace import TurnKeys
+from worker.turns.outage import OutageGuard
+
+logger = logging.getLogger(__name__)
 
 SWEEP_INTERVAL = timedelta(seconds=2)
 SWEEP_LIMIT = 500
-SERVER_AGE = "SELECT now() - pg_postmaster_start_time()"
 
 
 @dataclass
@@ -36,18 +36,28 @@ class Sweeper:
     queue: TurnQueue
     log: EventLog
     stopper: TurnStopper
-    _last_success: float | None = field(default=None, init=False)
-    _held_back_until: float = field(default=0.0, init=False)
+    outage: OutageGuard
 
     async def sweep(self) -> None:
-        """One pass. Raises what the database or Valkey raises; the next pass is another chance."""
+        """One pass.
+
+        A turn that cannot be acted on does not keep others from their turn: the first error is raised at the end.
+        """
+        async with self.outage.watching(self.sessions) as (session, is_over):
+            turns = await TurnRepository(session).list_unheld(limit=SWEEP_LIMIT)
+        # Turns that nobody holds have no lease that could look expired after an outage.
+        turns = [turn for turn in turns if is_over or turn.lease_expires_at is None]
+        failures = [failure for turn in turns if (failure := await self._try_to_act_on(turn)) is not None]
+        if failures:
+            raise failures[0]
+
+    async def _try_to_act_on(self, turn: Turn) -> Exception | None:
         try:
-            turns = await self._find()
-        except BaseException:
-            self._hold_back()
-            raise
-        for turn in turns:
             await self._act_on(turn)
+        except Exception as error:
+            logger.warning("a turn could not be swept: %r", error, extra={"turn_id": str(turn.id)})
+            return error
+        return None
 
     async def _act_on(self, turn: Turn) -> None:
         if turn.cancel_requested_at is not None:
@@ -62,24 +72,6 @@ class Sweeper:
         if turn.on_worker_loss != "fail" or turn.attempt == 0:
             return False
         return await self.log.has_shown_content(TurnKeys(turn.chat_id, turn.request_id)) is not False
-
-    async def _find(self) -> list[Turn]:
-        """Turns to act on: none for one lease after an outage, when every lease looks expired."""
-        now = asyncio.get_running_loop().time()
-        lease = self.settings.turns.lease_secs
-        if self._last_success is not None and now - self._last_success > lease:
-            self._hold_back()
-        async with self.sessions() as session:
-            server_age = await session.scalar(text(SERVER_AGE))
-            turns = await TurnRepository(session).list_unheld(limit=SWEEP_LIMIT)
-        self._last_success = now
-        if now < self._held_back_until or server_age < timedelta(seconds=lease):
-            # Turns that nobody ever claimed have no lease that could look expired.
-            return [turn for turn in turns if turn.lease_expires_at is None]
-        return turns
-
-    def _hold_back(self) -> None:
-        self._held_back_until = asyncio.get_running_loop().time() + self.settings.turns.lease_secs
 
     def _is_used_up(self, turn: Turn) -> bool:
         return turn.lease_expires_at is not None and turn.lost_attempts + 1 >= self.settings.turns.max_attempts

@@ -24,6 +24,7 @@ from shared.turns.repository import TurnRepository, is_stuck
 from shared.turns.stop import end_log
 from shared.turns.tables import Turn
 from shared.valkey.keyspace import TurnKeys
+from worker.turns.outage import OutageGuard
 
 logger = logging.getLogger(__name__)
 
@@ -39,21 +40,22 @@ class Watchdog:
     log: EventLog
     clock: Clock
     metrics: Metrics
+    outage: OutageGuard
 
     async def scan(self) -> None:
         """One pass, unless another process is at it. Raises what the database raises."""
         began = time.monotonic()
         try:
-            async with self.sessions.begin() as session:
+            async with self.outage.watching(self.sessions) as (session, is_over):
                 is_ours = await session.scalar(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": WATCHDOG_LOCK})
-                if not is_ours:
+                if not (is_ours and is_over):
                     return
                 turns = await TurnRepository(session).list_stuck(
                     no_progress_for=self._no_progress_for, older_than=self._older_than, limit=BATCH
                 )
                 # The lock is held meanwhile, by this session; each end is a transaction on another connection.
                 for turn in turns:
-                    await self._fail(turn)
+                    await self._try_to_fail(turn)
         finally:
             self.metrics.orphan_scan_duration_seconds.observe(time.monotonic() - began)
 
@@ -64,6 +66,13 @@ class Watchdog:
     @property
     def _older_than(self) -> timedelta:
         return timedelta(seconds=self.settings.turns.max_age_secs)
+
+    async def _try_to_fail(self, turn: Turn) -> None:
+        """One turn that cannot be failed does not keep the others."""
+        try:
+            await self._fail(turn)
+        except Exception:
+            logger.exception("a stuck turn could not be failed", extra={"turn_id": str(turn.id)})
 
     async def _fail(self, turn: Turn) -> None:
         is_too_old = self.clock.now() - turn.started_at >= self._older_than

@@ -182,3 +182,17 @@ async def test_a_job_that_a_dead_worker_has_taken_can_be_enqueued_again(
     assert await valkey.exists(QUEUE_RUNNING, f"arq:in-progress:{job.job_id}") == 0
     async with working(valkey_url) as worker:
         await wait_until(lambda: worker.ran == [job.job_id])
+
+
+async def test_a_job_enqueued_again_while_it_runs_does_not_run_twice(
+    valkey_url: str, valkey: Valkey, queue: TurnQueue
+) -> None:
+    """A sweep may be late with what it has read; the worker keeps sight of the one job that runs."""
+    job = a_job()
+    async with working(valkey_url) as worker:
+        await queue.enqueue(job)
+        await wait_until(lambda: worker.ran)
+        await queue.enqueue(job)
+        await queue.enqueue(a_job())
+        await wait_until(lambda: len(worker.ran) == 2)
+    assert worker.ran.count(job.job_id) == 1

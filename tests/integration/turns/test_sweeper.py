@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 from sqlalchemy import func
 
 from shared.clock import SystemClock
@@ -14,6 +15,7 @@ from shared.events import frames
 from shared.events.ids import opening
 from shared.events.log import EventLog
 from shared.metrics import Metrics
+from shared.queue.jobs import RunTurn
 from shared.queue.queue import QUEUE_NAME, TurnQueue
 from shared.settings import Settings
 from shared.turns.stop import TurnStopper
@@ -21,6 +23,7 @@ from shared.turns.tables import Turn
 from shared.valkey.client import Valkey
 from shared.valkey.keyspace import TurnKeys
 from tests.support.turn_rows import get_turn, insert_turn
+from worker.turns.outage import OutageGuard
 from worker.turns.sweeper import Sweeper
 
 LONG_AGO = timedelta(minutes=1)
@@ -32,13 +35,20 @@ LIVE = func.now() + timedelta(seconds=10)
 def sweeper(settings: Settings, sessions: Sessions, valkey: Valkey) -> Sweeper:
     log = EventLog(valkey, settings)
     stopper = TurnStopper(sessions=sessions, valkey=valkey, log=log, clock=SystemClock(), metrics=Metrics("test"))
-    return Sweeper(settings=settings, sessions=sessions, queue=TurnQueue(valkey, settings), log=log, stopper=stopper)
+    return Sweeper(
+        settings=settings,
+        sessions=sessions,
+        queue=TurnQueue(valkey, settings),
+        log=log,
+        stopper=stopper,
+        outage=OutageGuard(lease=timedelta(seconds=10), interval=timedelta(seconds=2)),
+    )
 
 
 @pytest.fixture(autouse=True)
 def _the_server_is_old(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test's PostgreSQL has just started, which holds sweeps back."""
-    monkeypatch.setattr("worker.turns.sweeper.SERVER_AGE", "SELECT interval '1 day'")
+    monkeypatch.setattr("worker.turns.outage.SERVER_AGE", "SELECT interval '1 day'")
 
 
 async def waiting_jobs(valkey: Valkey) -> set[str]:
@@ -132,9 +142,27 @@ async def test_after_an_outage_expired_leases_get_their_time(
     """While the database was away nobody could renew: workers have one lease to do so before they count as lost."""
     held = await insert(sessions, attempt=1, lease_expires_at=EXPIRED)
     unclaimed = await insert(sessions)
-    monkeypatch.setattr("worker.turns.sweeper.SERVER_AGE", "SELECT interval '1 second'")
+    monkeypatch.setattr("worker.turns.outage.SERVER_AGE", "SELECT interval '1 second'")
     await sweeper.sweep()
     assert await waiting_jobs(valkey) == {f"{unclaimed.id}:1"}
-    monkeypatch.setattr("worker.turns.sweeper.SERVER_AGE", "SELECT interval '1 day'")
+    monkeypatch.setattr("worker.turns.outage.SERVER_AGE", "SELECT interval '1 day'")
     await sweeper.sweep()
     assert await waiting_jobs(valkey) == {f"{unclaimed.id}:1", f"{held.id}:2"}
+
+
+async def test_a_turn_that_cannot_be_swept_holds_no_other_up(
+    sessions: Sessions, valkey: Valkey, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest turn fails at every pass; the one behind it is swept all the same, and the failure is told."""
+    bad, good = await insert(sessions), await insert_turn(sessions, age=LONG_AGO / 2)
+    enqueue = sweeper.queue.enqueue
+
+    async def fail_for_one(job: RunTurn) -> bool:
+        if job.turn_id == bad.id:
+            raise RedisConnectionError
+        return await enqueue(job)
+
+    monkeypatch.setattr(sweeper.queue, "enqueue", fail_for_one)
+    with pytest.raises(RedisConnectionError):
+        await sweeper.sweep()
+    assert await waiting_jobs(valkey) == {f"{good.id}:1"}
