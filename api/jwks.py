@@ -17,6 +17,7 @@ import jwt
 
 from shared.errors import UnavailableError
 from shared.settings import ConfigurationError
+from shared.tasks import BackgroundTasks
 
 LIFESPAN_SECS: Final = 300.0
 COOLDOWN_SECS: Final = 10.0
@@ -35,16 +36,24 @@ class JwksKeys:
         self._keys: Mapping[str, Any] = {}
         self._fetched_at = self._tried_at = float("-inf")
         self._lock = asyncio.Lock()
+        self._background = BackgroundTasks()
 
     async def find(self, *, alg: object, kid: object) -> Any:  # noqa: ARG002
-        if kid not in self._keys or self._age() > LIFESPAN_SECS:
-            async with self._lock:
-                await self._refresh(wanted=kid)
+        if isinstance(kid, str) and kid in self._keys and self._age() <= STALE_SECS:
+            if self._age() > LIFESPAN_SECS and not self._background:
+                # The keys we have serve on meanwhile: a slow source must not hold every request up.
+                self._background.spawn(self._refresh_alone(kid), name="key refresh")
+            return self._keys[kid]
+        await self._refresh_alone(kid)
         if self._age() > STALE_SECS:
             raise UnavailableError("The keys to check credentials with are not available")
         if not isinstance(kid, str) or kid not in self._keys:
             raise jwt.InvalidTokenError("unknown key id")
         return self._keys[kid]
+
+    async def _refresh_alone(self, kid: object) -> None:
+        async with self._lock:
+            await self._refresh(wanted=kid)
 
     async def _refresh(self, *, wanted: object) -> None:
         is_known_and_fresh = wanted in self._keys and self._age() <= LIFESPAN_SECS

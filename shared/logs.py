@@ -25,6 +25,9 @@ from shared.clock import rfc3339
 _NOTHING: Final[Mapping[str, object]] = MappingProxyType({})
 _RECORD_MEMBERS: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
+# arq logs each job with its arguments, openai each request with the provider's ids.
+_TALKATIVE: Final = ("arq", "openai")
+
 log_context: ContextVar[Mapping[str, object]] = ContextVar("log_context", default=_NOTHING)
 """Fields of every line that the running task logs."""
 
@@ -55,6 +58,8 @@ def configure_logging(level: str, process: str) -> None:
     handler.setFormatter(JsonFormatter(process))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 class JsonFormatter(logging.Formatter):

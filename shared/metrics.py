@@ -50,9 +50,6 @@ class Metrics:
         self.attached_clients = self._gauge("attached_clients", "Clients attached to running turns")
 
         self.ttft_provider_ms = self._histogram("ttft_provider_ms", "Request to first delta of the provider", by_model)
-        self.ttft_overhead_ms = self._histogram(
-            "ttft_overhead_ms", "First delta of the provider to first delta at the client", by_model
-        )
         self.stream_total_latency_ms = self._histogram("stream_total_latency_ms", "Length of a turn", by_model)
         self.dispatch_latency_ms = self._histogram("dispatch_latency_ms", "Accepted request to running worker")
         self.finalization_latency_ms = self._histogram("finalization_latency_ms", "Transaction that settles a turn")

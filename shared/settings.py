@@ -270,6 +270,13 @@ class LimitSettings(Group):
     fail_open: bool = True
 
 
+def _check_port(url: SecretStr) -> None:
+    try:
+        _ = urlsplit(url.get_secret_value()).port
+    except ValueError:
+        raise ValueError("url: the port must be a number up to 65535") from None
+
+
 class DatabaseSettings(Group):
     url: SecretStr | None = None
     pool_size: int = Field(20, ge=1)
@@ -281,6 +288,7 @@ class DatabaseSettings(Group):
             scheme = urlsplit(self.url.get_secret_value()).scheme
             if scheme not in {"postgresql", "postgres", "postgresql+asyncpg"}:
                 raise ValueError("url: must start with postgresql://")
+            _check_port(self.url)
         return self
 
 
@@ -293,6 +301,10 @@ class RedisSettings(Group):
             scheme = urlsplit(self.url.get_secret_value()).scheme
             if scheme not in {"redis", "rediss", "unix"}:
                 raise ValueError("url: must start with redis://, rediss:// or unix://")
+            _check_port(self.url)
+            database = urlsplit(self.url.get_secret_value()).path.strip("/")
+            if scheme != "unix" and database and not database.isdecimal():
+                raise ValueError("url: the database must be a number")
         return self
 
 
@@ -309,6 +321,7 @@ class Settings(BaseSettings):
         env_prefix=ENV_PREFIX,
         env_nested_delimiter="__",
         nested_model_default_partial_update=True,
+        env_ignore_empty=True,  # compose files and charts pass what is not set as an empty text
         hide_input_in_errors=True,
     )
 
@@ -401,7 +414,14 @@ def load_settings() -> Settings:
     except ValidationError as error:
         raise ConfigurationError(describe_validation_error(error)) from None
     except SettingsError as error:
-        raise ConfigurationError(f"{error}: lists and groups are written as JSON in the environment") from None
+        raise ConfigurationError(f"{_not_json(error)}: lists are written as JSON in the environment") from None
+
+
+def _not_json(error: SettingsError) -> str:
+    """The variables that the group in `error` has: pydantic-settings names only the group."""
+    group = str(error).partition('"')[2].partition('"')[0]
+    names = [name for name in os.environ if name.upper().startswith(f"{ENV_PREFIX}{group}".upper())]
+    return ", ".join(sorted(names)) or group
 
 
 def describe_validation_error(error: ValidationError) -> str:
@@ -442,14 +462,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path}: is not valid YAML: {error}") from None
+        raise ConfigurationError(f"{path}: is not valid YAML{_place_of(error)}") from None
     if tree is None:
         return {}
-    if not isinstance(tree, dict):
-        raise ConfigurationError(f"{path}: must hold a mapping")
+    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
+        raise ConfigurationError(f"{path}: must hold a mapping whose keys are texts")
     substituted = substitute_environment(tree, where=str(path))
     assert isinstance(substituted, dict)  # noqa: S101 (a mapping stays one; for the type checker)
     return substituted
+
+
+def _place_of(error: yaml.YAMLError) -> str:
+    """Where, without the snippet that the parser would show: it may hold a secret."""
+    mark = getattr(error, "problem_mark", None)
+    return "" if mark is None else f": line {mark.line + 1}, column {mark.column + 1}"
 
 
 def _environment_value(name: str, *, where: str) -> str:

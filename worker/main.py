@@ -33,7 +33,6 @@ HAND_BACK_SECS = 4.0
 def run(settings: Settings) -> None:
     """Serve jobs until a signal. Raises ConfigurationError if the process cannot start as configured."""
     configure_logging(settings.log.level, "worker")
-    logging.getLogger("arq").setLevel(logging.WARNING)  # it logs each job, with its arguments
     uvloop.run(_run(settings))
 
 

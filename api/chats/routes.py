@@ -69,7 +69,9 @@ async def rename_chat(
     return ChatDetail.of(chat)
 
 
-@router.delete("/chats/{chat_id}", status_code=204, responses=problem_responses(ChatNotFoundError))
+@router.delete(
+    "/chats/{chat_id}", status_code=204, response_class=Response, responses=problem_responses(ChatNotFoundError)
+)
 async def delete_chat(
     chat_id: ChatIdPath, context: Context, principal: Annotated[Principal, Depends(require(Action.DELETE))]
 ) -> None:

@@ -131,6 +131,7 @@ class EventStreamResponse(Response):
         self._send = send
         context = self._context
         context.metrics.active_streams.inc()
+        context.metrics.attached_clients.inc()
         context.followers.add(self)
         if self._is_awaited:
             await context.audience.enter(self._keys)
@@ -148,6 +149,7 @@ class EventStreamResponse(Response):
                 context.audience.leave(self._keys, self.turn_id, has_hung_up=has_hung_up)
             context.followers.remove(self)
             context.metrics.active_streams.dec()
+            context.metrics.attached_clients.dec()
             if self._has_left:
                 self._count_departure()
 

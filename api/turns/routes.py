@@ -144,6 +144,7 @@ async def edit_turn(
 @router.delete(
     "/chats/{chat_id}/turns/{request_id}",
     status_code=204,
+    response_class=Response,
     responses=problem_responses(TurnNotFoundError, InvalidTurnStateError, NotLatestTurnError),
 )
 async def remove_turn(

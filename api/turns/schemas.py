@@ -2,8 +2,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from pydantic.json_schema import SkipJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
 
 from api.schemas import Omittable, Timestamp, Uuid
 from shared.settings import OnDisconnect, OnWorkerLoss
@@ -27,21 +26,21 @@ MessageText = Annotated[str, AfterValidator(_not_blank), Field(description="Stor
 
 
 class WebSearch(BaseModel):
-    enabled: bool = False
+    enabled: StrictBool = False
 
 
 class SendMessage(BaseModel):
     content: MessageText
-    request_id: Annotated[
-        Uuid | SkipJsonSchema[None], Field(description="Idempotency key and handle of the turn; made if absent.")
-    ] = None
+    request_id: Annotated[Uuid | None, Field(description="Idempotency key and handle of the turn; made if absent.")] = (
+        None
+    )
     attachment_ids: Annotated[tuple[Uuid, ...], AfterValidator(_distinct)] = ()
     web_search: WebSearch = WebSearch()
     on_disconnect: Annotated[
-        OnDisconnect | SkipJsonSchema[None], Field(description="What happens to the turn when no client is left.")
+        OnDisconnect | None, Field(description="What happens to the turn when no client is left.")
     ] = None
     on_worker_loss: Annotated[
-        OnWorkerLoss | SkipJsonSchema[None],
+        OnWorkerLoss | None,
         Field(description="What happens when a worker dies after text was shown."),
     ] = None
 
@@ -49,11 +48,9 @@ class SendMessage(BaseModel):
 class ReplacementOptions(BaseModel):
     """Of a retry or an edit, in the query."""
 
-    request_id: Annotated[
-        Uuid | SkipJsonSchema[None], Field(description="Idempotency key of the new turn; made if absent.")
-    ] = None
-    on_disconnect: OnDisconnect | SkipJsonSchema[None] = None
-    on_worker_loss: OnWorkerLoss | SkipJsonSchema[None] = None
+    request_id: Annotated[Uuid | None, Field(description="Idempotency key of the new turn; made if absent.")] = None
+    on_disconnect: OnDisconnect | None = None
+    on_worker_loss: OnWorkerLoss | None = None
 
 
 class EditTurn(BaseModel):

@@ -9,14 +9,16 @@ import asyncio
 from functools import cache
 from importlib import resources
 
+import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shared.db.engine import create_engine
-from shared.settings import Settings
+from shared.settings import ConfigurationError, Settings
 
 # One migrating process at a time; the others wait and find nothing left to do. Any number will do, if it is ours.
 MIGRATION_LOCK = 7_243_905
@@ -26,9 +28,18 @@ def migrate(settings: Settings) -> None:
     """Upgrade to the newest revision. Safe to run from several processes at once.
 
     Raises:
-        ConfigurationError: `database.url` is not set.
+        ConfigurationError: `database.url` is not set, or leads to no database that can be used.
     """
-    asyncio.run(_migrate(settings))
+    try:
+        asyncio.run(_migrate(settings))
+    except (DBAPIError, asyncpg.PostgresError, OSError, TimeoutError) as error:
+        raise ConfigurationError(f"database.url: cannot migrate: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what the server or the network said."""
+    cause = getattr(error, "orig", None) or error
+    return (str(cause).strip() or type(cause).__name__).splitlines()[0]
 
 
 async def is_current(session: AsyncSession) -> bool:

@@ -49,7 +49,7 @@ class ProviderTimeouts(CatalogPart):
 
 
 class TenantOverride(CatalogPart):
-    host: str | None = Field(None, min_length=1)
+    host: str | None = Field(None, min_length=1, pattern=r"^[^\s/]+$")
     port: int | None = Field(None, ge=1, le=65_535)
     auth_header: str | None = Field(None, min_length=1)
     auth_prefix: str | None = None
@@ -59,7 +59,7 @@ class TenantOverride(CatalogPart):
     def _check_host(self) -> Self:
         changes_auth = self.auth_header is not None or self.auth_prefix is not None or self.auth_secret is not None
         if changes_auth and self.host is None:
-            # A tenant's key must never be sent to the host of all the others, nor theirs to its own.
+            # A tenant's own key must never be sent to the host of all the others.
             raise ValueError("host: an override that changes authentication needs its own host")
         return self
 

@@ -24,6 +24,9 @@ from worker.turns.publisher import Publisher
 
 logger = logging.getLogger(__name__)
 
+ENDPOINT = "responses_stream"
+"""What metrics call the generation of a turn, whatever the provider's kind."""
+
 
 class Generation:
     """One provider call. `run` says how the turn ends; leaving it early closes the provider's connection."""
@@ -67,7 +70,15 @@ class Generation:
             if stream.done() and not self._must_stop():
                 return stream.result()
             stream.cancel()
+        self._observe_abort()
         return await self._stopped()
+
+    def _observe_abort(self) -> None:
+        """The provider's connection is closed now: how long after the stop was heard."""
+        stop, heard_at = self._held.requested_stop, self._held.stop_heard_at
+        if stop is not None and stop.kind is StopKind.CANCELLED and heard_at is not None:
+            elapsed_ms = (time.monotonic() - heard_at) * 1000
+            self._metrics.time_to_abort_ms.labels(trigger=stop.trigger).observe(elapsed_ms)
 
     def _must_stop(self) -> bool:
         return self._held.requested_stop is not None
@@ -99,6 +110,7 @@ class Generation:
         try:
             async with self._provider.open(self._request, on_requested=self._note_request) as stream:
                 self._held.is_progressing = True
+                self._note_answer()
                 async for event in stream:
                     match event:
                         case TextDelta(text):
@@ -113,6 +125,8 @@ class Generation:
                         case Completed():
                             return self._completed(event, labels)
         except ProviderError as error:
+            status = error.code if error.http_status is None else str(error.http_status)
+            self._metrics.provider_errors.labels(provider=labels["provider"], status=status).inc()
             self._metrics.stream_failed.labels(**labels, error_code=error.code).inc()
             return Ending.failed(
                 error.code,
@@ -146,6 +160,13 @@ class Generation:
     def _note_request(self) -> None:
         self._provider_started = True
         self._requested_at = time.monotonic()
+        self._metrics.provider_requests.labels(provider=self._request.model.provider_id, endpoint=ENDPOINT).inc()
+
+    def _note_answer(self) -> None:
+        if self._requested_at is not None:
+            elapsed_ms = (time.monotonic() - self._requested_at) * 1000
+            labels = {"provider": self._request.model.provider_id, "endpoint": ENDPOINT}
+            self._metrics.provider_latency_ms.labels(**labels).observe(elapsed_ms)
 
     def _note_content(self, labels: dict[str, str]) -> None:
         if not self._has_content and self._requested_at is not None:

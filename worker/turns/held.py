@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -43,12 +44,14 @@ class HeldTurn:
         self.is_progressing = False
         """The provider's connection is open, or the finalization is being tried again."""
         self.requested_stop: Stop | None = None
+        self.stop_heard_at: float | None = None
         self._stopping = asyncio.Event()
 
     def stop(self, stop: Stop) -> None:
         """Ask the attempt to stop; the first reason counts, except that being superseded overrules the others."""
         if self.requested_stop is None or stop.kind is StopKind.SUPERSEDED:
             self.requested_stop = stop
+            self.stop_heard_at = self.stop_heard_at or time.monotonic()
             self._stopping.set()
 
     @property

@@ -68,6 +68,9 @@ class TurnRunner:
         held = HeldTurn(turn)
         reason = "first" if attempt == 1 else "worker_lost"
         self.metrics.turn_attempts.labels(reason=reason).inc()
+        if attempt == 1 and turn.last_progress_at is not None:
+            # Both by the database's clock: the claim has just set the latter.
+            self.metrics.dispatch_latency_ms.observe((turn.last_progress_at - turn.started_at).total_seconds() * 1000)
         with self.leases.holding(held):
             await self._run_attempt(held)
 

@@ -18,6 +18,7 @@ from shared.errors import UnauthenticatedError, UnavailableError
 from shared.ids import new_uuid4
 from shared.settings import AuthSettings
 from tests.support.tokens import claims_of
+from tests.support.waiting import wait_until
 
 TENANT, USER = new_uuid4(), new_uuid4()
 OLD, NEW = (rsa.generate_private_key(public_exponent=65_537, key_size=2_048) for _ in range(2))
@@ -128,7 +129,7 @@ async def test_known_keys_outlive_an_outage_for_a_while(
     monkeypatch.setattr(jwks, "LIFESPAN_SECS", 0.0)
     server.keys = {}
     assert (await auth.authenticate(token(OLD, "a"))).user_id == USER
-    assert server.requests == 2
+    await wait_until(lambda: server.requests == 2)
     monkeypatch.setattr(jwks, "STALE_SECS", 0.0)
     with pytest.raises(UnavailableError):
         await auth.authenticate(token(OLD, "a"))
