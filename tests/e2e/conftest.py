@@ -23,12 +23,17 @@ def valkey_url(valkey_url: str) -> str:
 
 @pytest.fixture(scope="session")
 def product(template_url: str, valkey_url: str) -> Iterator[Deployment]:
-    """Two API replicas and a worker. Tests share it: each is another user, and scripts its own answers."""
+    """Two API replicas and a worker. Tests share it: each is another user, and scripts its own answers.
+
+    The first replica forwards what is announced, the second always reads from the log: what a test sees at both must
+    be the same.
+    """
     runner = asyncio.Runner()
     database = cloned_database(template_url)
     try:
         url = runner.run(database.__aenter__())
-        with deployment(database_url=url, valkey_url=valkey_url, apis=2, workers=1) as running:
+        with deployment(database_url=url, valkey_url=valkey_url, apis=1, workers=1) as running:
+            running.start_api(RELAY__FAST_PATH="false")
             yield running
     finally:
         runner.run(database.__aexit__(None, None, None))
