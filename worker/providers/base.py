@@ -52,9 +52,6 @@ class GenerationRequest:
     tools: tuple[Mapping[str, Any], ...] = ()
 
 
-Usage = TokenUsage
-
-
 @dataclass(frozen=True, slots=True)
 class TextDelta:
     text: str

@@ -11,7 +11,8 @@ from typing import Any
 
 from shared.errors import UpstreamError
 from shared.providers.sanitize import remove_credentials, remove_secret, sanitize_error
-from worker.providers.base import FailureCode, ProviderError, Usage
+from shared.turns.lifecycle import TokenUsage
+from worker.providers.base import FailureCode, ProviderError
 
 RATE_LIMITED = "Rate limited by provider"
 TIMED_OUT = "Provider request timed out"
@@ -48,7 +49,7 @@ def reported(
     data: bytes,
     value: object,
     *,
-    usage: Usage | None = None,
+    usage: TokenUsage | None = None,
     response_id: str | None = None,
     http_status: int | None = None,
 ) -> ProviderError:

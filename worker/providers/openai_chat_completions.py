@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from shared.turns.lifecycle import TokenUsage
 from worker.providers.base import (
     Completed,
     GenerationRequest,
@@ -18,7 +19,6 @@ from worker.providers.base import (
     IncompleteReason,
     ProviderEvent,
     TextDelta,
-    Usage,
 )
 from worker.providers.failures import ended_early, reported
 from worker.providers.wire import (
@@ -75,7 +75,7 @@ class ChatCompletionsTranslator:
     def __init__(self) -> None:
         self._response_id: str | None = None
         self._finish_reason: str | None = None
-        self._usage: Usage | None = None
+        self._usage: TokenUsage | None = None
 
     def feed(self, _name: str, data: bytes) -> tuple[ProviderEvent, ...]:
         if data == DONE_MARK:
@@ -111,8 +111,8 @@ class ChatCompletionsTranslator:
         return Completed(self._response_id, self._usage, reason, ())
 
 
-def _usage(usage: Mapping[str, Any]) -> Usage:
-    return Usage(
+def _usage(usage: Mapping[str, Any]) -> TokenUsage:
+    return TokenUsage(
         input_tokens=count(usage.get("prompt_tokens")),
         output_tokens=count(usage.get("completion_tokens")),
         cache_read_input_tokens=count(mapping(usage.get("prompt_tokens_details")).get("cached_tokens")),

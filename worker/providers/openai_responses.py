@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from shared.events.frames import ToolName
 from shared.providers.sanitize import clean_json
+from shared.turns.lifecycle import TokenUsage
 from worker.providers.base import (
     Completed,
     GenerationRequest,
@@ -22,7 +23,6 @@ from worker.providers.base import (
     TextDelta,
     ToolDone,
     ToolStarted,
-    Usage,
 )
 from worker.providers.failures import ended_early, reported
 from worker.providers.wire import (
@@ -213,11 +213,11 @@ def _response_id(value: Json) -> str | None:
     return text_of(mapping(holder).get("id")) or None
 
 
-def _usage(value: Json) -> Usage | None:
+def _usage(value: Json) -> TokenUsage | None:
     usage = _member(value, "usage")
     if not isinstance(usage, dict):
         return None
-    return Usage(
+    return TokenUsage(
         input_tokens=count(usage.get("input_tokens")),
         output_tokens=count(usage.get("output_tokens")),
         cache_read_input_tokens=count(mapping(usage.get("input_tokens_details")).get("cached_tokens")),

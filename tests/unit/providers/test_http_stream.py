@@ -14,16 +14,17 @@ from typing import Any
 import pytest
 
 from shared.model_catalog.catalog import ProviderConfig
+from shared.turns.lifecycle import TokenUsage
 from tests.unit.providers.factories import TENANT, a_config, a_model, a_request, completed, delta, frame
 from tests.unit.providers.servers import END_OF_CHUNKS, STREAM_HEAD, Exchange, Script, Server, drop, serving
 from worker.providers import http_stream
-from worker.providers.base import Completed, Provider, ProviderError, ProviderEvent, ProviderStream, TextDelta, Usage
+from worker.providers.base import Completed, Provider, ProviderError, ProviderEvent, ProviderStream, TextDelta
 from worker.providers.http_stream import retry_delay
 from worker.providers.registry import ProviderRegistry
 
 DROP_SECS = 0.25
 """How soon the provider must notice that we left: a millisecond by itself, more on a machine full of tests."""
-ANSWER = [TextDelta("Hel"), TextDelta("lo"), Completed("resp_1", Usage(5, 2), None, ())]
+ANSWER = [TextDelta("Hel"), TextDelta("lo"), Completed("resp_1", TokenUsage(5, 2), None, ())]
 
 
 @asynccontextmanager

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.turns.lifecycle import TokenUsage
 from tests.unit.providers.factories import EARLIER, TENANT, USER, a_model, a_request
-from worker.providers.base import Completed, HistoryMessage, ProviderError, ProviderEvent, TextDelta, Usage
+from worker.providers.base import Completed, HistoryMessage, ProviderError, ProviderEvent, TextDelta
 from worker.providers.openai_chat_completions import ChatCompletionsTranslator, build_body
 
 
@@ -84,7 +85,7 @@ def test_an_answer_with_usage_after_the_finish_reason(done: bool) -> None:
     events = translate(
         chunk(""), chunk("Hel"), chunk("lo\x00"), chunk(finish_reason="stop"), chunk(choices=[], usage=USAGE), done=done
     )
-    usage = Usage(10, 20, cache_read_input_tokens=4, reasoning_tokens=7)
+    usage = TokenUsage(10, 20, cache_read_input_tokens=4, reasoning_tokens=7)
     assert events == [TextDelta("Hel"), TextDelta("lo"), Completed("chatcmpl-1", usage, None, ())]
 
 

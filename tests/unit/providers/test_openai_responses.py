@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.turns.lifecycle import TokenUsage
 from tests.unit.providers.factories import CHAT, EARLIER, TENANT, USER, a_model, a_request
 from worker.providers.base import (
     Completed,
@@ -19,7 +20,6 @@ from worker.providers.base import (
     TextDelta,
     ToolDone,
     ToolStarted,
-    Usage,
 )
 from worker.providers.openai_responses import ResponsesTranslator, build_body
 
@@ -161,7 +161,7 @@ def failure(name: str, data: bytes) -> ProviderError:
         (
             "response.completed",
             {"response": {"id": "resp_1"}, "usage": {"input_tokens": 3}},
-            (Completed("resp_1", Usage(3, 0), None, ()),),
+            (Completed("resp_1", TokenUsage(3, 0), None, ()),),
         ),
         (
             "response.completed",
@@ -203,14 +203,19 @@ def test_usage_and_its_details() -> None:
         "output_tokens_details": {"reasoning_tokens": 7},
     }
     (event,) = feed("response.completed", response={"id": "r", "usage": usage})
-    assert event == Completed("r", Usage(10, 20, cache_read_input_tokens=4, reasoning_tokens=7), None, ())
+    assert event == Completed("r", TokenUsage(10, 20, cache_read_input_tokens=4, reasoning_tokens=7), None, ())
 
 
 @pytest.mark.parametrize(
     ("usage", "known"),
-    [(Usage(0, 0), False), (Usage(1, 0), True), (Usage(0, 1), True), (Usage(0, 0, reasoning_tokens=5), False)],
+    [
+        (TokenUsage(0, 0), False),
+        (TokenUsage(1, 0), True),
+        (TokenUsage(0, 1), True),
+        (TokenUsage(0, 0, reasoning_tokens=5), False),
+    ],
 )
-def test_usage_of_zeros_is_unknown(usage: Usage, known: bool) -> None:
+def test_usage_of_zeros_is_unknown(usage: TokenUsage, known: bool) -> None:
     assert usage.is_known is known
 
 
@@ -218,7 +223,7 @@ def test_usage_of_zeros_is_unknown(usage: Usage, known: bool) -> None:
 def test_odd_counts_are_zero(odd: object) -> None:
     (event,) = feed("response.completed", usage={"input_tokens": odd, "output_tokens": 2, "input_tokens_details": odd})
     assert isinstance(event, Completed)
-    assert event.usage == Usage(0, 2)
+    assert event.usage == TokenUsage(0, 2)
 
 
 def test_annotations_count_from_the_start_of_the_answer() -> None:
@@ -275,8 +280,8 @@ def test_failures(name: str, data: bytes, code: str, message: str) -> None:
 
 def test_a_failure_keeps_what_was_billed() -> None:
     error = failure(FAILED, b'{"response":{"id":"resp_1","usage":{"input_tokens":9}}}')
-    assert (error.usage, error.response_id) == (Usage(9, 0), "resp_1")
-    assert failure("error", b'{"usage":{"output_tokens":9}}').usage == Usage(0, 9)
+    assert (error.usage, error.response_id) == (TokenUsage(9, 0), "resp_1")
+    assert failure("error", b'{"usage":{"output_tokens":9}}').usage == TokenUsage(0, 9)
 
 
 def test_the_detail_is_raw_but_for_credentials() -> None:
