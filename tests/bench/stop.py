@@ -16,36 +16,43 @@ from tests.support.turns import create_chat, message, scripted, send_path, turn_
 from tests.support.waiting import wait_until
 
 STOPS = 200
-AT_ONCE = 8
+AT_ONCE = (1, 8)
+"""How many stops are under way at a time."""
 
 
 async def bench(product: Deployment, *, repeats: int) -> None:
-    found = [await _measure(product, stops=STOPS) for _ in range(repeats)]
-    closed = [[sample[0] for sample in one] for one in found]
-    answered = [[sample[1] for sample in one] for one in found]
+    found: dict[int, list[list[tuple[float, float]]]] = {at_once: [] for at_once in AT_ONCE}
+    for _ in range(repeats):
+        for at_once, samples in found.items():
+            samples.append(await _measure(product, stops=STOPS, at_once=at_once))
     rows = [
         {
+            "at once": at_once,
             "latency": name,
-            "p50 ms": Repeats(tuple(percentile(one, 50) for one in values)),
-            "p99 ms": Repeats(tuple(percentile(one, 99) for one in values)),
+            "p50 ms": Repeats(tuple(percentile([sample[part] for sample in one], 50) for one in samples)),
+            "p99 ms": Repeats(tuple(percentile([sample[part] for sample in one], 99) for one in samples)),
             "stops": STOPS * repeats,
         }
-        for name, values in (
-            ("POST …/cancel sent → provider's socket closed", closed),
-            ("POST …/cancel sent → answered, turn cancelled", answered),
-        )
+        for at_once, samples in found.items()
+        for part, name in enumerate(_MEANINGS)
     ]
     report("stop", f"Stop, over two replicas: median (range) of {repeats} repeats", rows)
 
 
-async def _measure(product: Deployment, *, stops: int) -> list[tuple[float, float]]:
+_MEANINGS = (
+    "POST …/cancel sent → provider's socket closed",
+    "POST …/cancel sent → answered, turn cancelled",
+)
+
+
+async def _measure(product: Deployment, *, stops: int, at_once: int) -> list[tuple[float, float]]:
     """Milliseconds to the closed socket and to the answer, for each stop."""
-    at_once = asyncio.Semaphore(AT_ONCE)
+    places = asyncio.Semaphore(at_once)
     async with product.client(api=0) as first, product.client(api=1) as second:
         second.headers = first.headers
 
         async def one(index: int) -> tuple[str, float, float]:
-            async with at_once:
+            async with places:
                 here, there = (first, second) if index % 2 else (second, first)
                 chat_id, marker = await create_chat(here), new_uuid4().hex
                 body = message(scripted(marker, tokens=2_000, rate=50))

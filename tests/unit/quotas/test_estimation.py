@@ -1,0 +1,42 @@
+"""How many tokens a text is taken for."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.quotas.budgets import EstimationBudgetOverrides, EstimationBudgets
+from shared.quotas.estimation import estimate_text
+
+budgets = st.builds(
+    EstimationBudgets,
+    bytes_per_token_conservative=st.integers(1, 8),
+    fixed_overhead_tokens=st.integers(0, 1_000),
+    safety_margin_pct=st.integers(0, 100),
+)
+
+
+def test_the_worked_example() -> None:
+    """2 000 bytes at 4 a token, 500 overhead, 10 % margin: 1 100."""
+    assert estimate_text("x" * 2_000, EstimationBudgets(fixed_overhead_tokens=500)) == 1_100
+
+
+@given(st.text(), budgets)
+def test_an_estimate_is_rounded_up(text: str, budget: EstimationBudgets) -> None:
+    exact = (len(text.encode()) / budget.bytes_per_token_conservative + budget.fixed_overhead_tokens) * (
+        1 + budget.safety_margin_pct / 100
+    )
+    estimate = estimate_text(text, budget)
+    assert exact - 1e-6 <= estimate < exact + 3
+
+
+@given(st.text(), st.text(), budgets)
+def test_more_text_never_costs_less(text: str, more: str, budget: EstimationBudgets) -> None:
+    assert estimate_text(text + more, budget) >= estimate_text(text, budget)
+
+
+def test_a_model_s_budgets_replace_the_service_s_member_by_member() -> None:
+    service = EstimationBudgets(fixed_overhead_tokens=7, safety_margin_pct=20)
+    merged = service.overridden_by(EstimationBudgetOverrides(fixed_overhead_tokens=0))
+    assert (merged.fixed_overhead_tokens, merged.safety_margin_pct) == (0, 20)
+    assert service.overridden_by(None) is service
