@@ -34,6 +34,8 @@ class Told:
     times: list[float] = field(default_factory=list)
     connections: int = 0
     is_stopped: bool = False
+    is_retry: bool = False
+    """It asks the question of the turn whose place it took, so that the provider has been asked it before."""
     is_refused: bool = False
     """No replica ever took it: it must have left no trace."""
 
@@ -86,9 +88,13 @@ class Client:
         previous = self._last_in(chat_id)
         method, path, body = "POST", send_path(chat_id), {"content": content, "request_id": told.request_id}
         body |= {"on_worker_loss": told.on_worker_loss, "on_disconnect": "continue"}
-        if previous is not None and previous.has_ended and self._random.random() < 0.25:
+        if previous is not None and previous.has_ended and self._random.random() < 0.3:
             query = f"?request_id={told.request_id}&on_worker_loss={told.on_worker_loss}"
-            method, path = "PATCH", turn_path(chat_id, previous.request_id) + query
+            if self._random.random() < 0.5:
+                method, path = "PATCH", turn_path(chat_id, previous.request_id) + query
+            else:
+                method, path = "POST", f"{turn_path(chat_id, previous.request_id)}/retry{query}"
+                told.text, told.marker, told.is_retry = previous.text, previous.marker, True
             self.told.remove(previous)  # its messages are gone with it
         self.told.append(told)
         deadline = time.monotonic() + GIVE_UP_SECS

@@ -98,7 +98,7 @@ def _judge_provider(verdict: Verdict, product: Deployment, told: Told, row: Any)
         # Later turns of the chat have the question in their history.
         if told.marker in str(request["body"]["input"][-1])
     ]
-    if len(asked) > row["attempt"]:
+    if len(asked) > row["attempt"] and not told.is_retry:
         verdict.complain(told, f"the provider was asked {len(asked)} times in {row['attempt']} attempts", row)
 
 
