@@ -19,7 +19,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from api.auth import Principal
 from api.context import ApiContext
 from shared.attachments.tables import Attachment
-from shared.events import frames
 from shared.events.frames import Frame
 from shared.ids import ChatId, new_uuid4
 from shared.messages.tables import Message, MessageAttachment
@@ -30,6 +29,7 @@ from shared.settings import OnDisconnect, OnWorkerLoss
 from shared.trace import current_trace
 from shared.turns.context import check_mandatory
 from shared.turns.errors import InputTooLongError, InvalidAttachmentError, WebSearchDisabledError
+from shared.turns.frames import started_frame
 from shared.turns.lifecycle import TurnState
 from shared.turns.tables import Turn
 from shared.valkey.client import REDIS_FAILURE
@@ -218,7 +218,7 @@ def _new_turn(
 
 async def announce(turn: Turn, context: ApiContext) -> Accepted:
     """Create the log, then enqueue, in one round trip: clients see the start without waiting for a worker."""
-    started = frames.stream_started(request_id=turn.request_id, message_id=turn.planned_message_id, is_new_turn=True)
+    started = started_frame(turn)
     trace = current_trace.get()
     job = RunTurn(turn.id, attempt=1, traceparent=trace.header if trace else None)
     keys = TurnKeys(turn.chat_id, turn.request_id)

@@ -9,9 +9,7 @@ from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import Pipeline
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.settings import ConfigurationError, RedisSettings
 
@@ -20,11 +18,8 @@ COMMAND_CONNECTIONS = 4
 CONNECT_TIMEOUT_SECS = 2.0
 COMMAND_TIMEOUT_SECS = 5.0
 
-REDIS_AWAY = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
-"""What a command raises while the server cannot be reached."""
-
 REDIS_FAILURE = (RedisError, OSError, TimeoutError)
-"""REDIS_AWAY, and also what the server itself answers while it loads its data, is read-only or out of memory."""
+"""What a command raises: the server is out of reach, loads its data, is read-only or out of memory."""
 
 
 def redis_url(settings: RedisSettings) -> str:

@@ -29,6 +29,7 @@ from shared.settings import Settings
 from shared.turns.context import plan_context
 from shared.turns.errors import ContextBudgetExceededError
 from shared.turns.finalize import Finalized, finalize_turn
+from shared.turns.frames import started_frame
 from shared.turns.lifecycle import Ending
 from shared.turns.repository import TurnRepository
 from shared.turns.stop import end_log
@@ -268,11 +269,6 @@ class TurnRunner:
             await self.queue.enqueue(RunTurn(held.turn.id, held.attempt + 1))
         except REDIS_FAILURE as error:
             logger.warning("a turn handed back is left to the sweeper: %r", error, extra=_fields(held.turn))
-
-
-def started_frame(turn: Turn) -> Frame:
-    """The turn's `stream_started`, the same bytes whoever writes it."""
-    return frames.stream_started(request_id=turn.request_id, message_id=turn.planned_message_id, is_new_turn=True)
 
 
 def _fields(turn: Turn) -> dict[str, str]:
