@@ -1,4 +1,4 @@
-"""The first event of a turn, the same bytes whoever writes it: the API that accepts it, or a worker that finds no log."""
+"""The first event of a turn, the same bytes whoever writes it: the API, or a worker that finds no log."""
 
 from __future__ import annotations
 
