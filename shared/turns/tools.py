@@ -1,8 +1,8 @@
 """Which tools a turn has: decided before it exists, since each costs tokens of its reserve and of its context.
 
-    file_search       a document of the chat is ready to be searched, its store is known, the model can, not switched off
+    file_search       a document is ready to be searched, the chat's store is known, the model can, not switched off
     web_search        the request asked for it, not switched off
-    code_interpreter  a file of the chat is ready for it, the model can, not switched off
+    code_interpreter  a file is ready for it, the model can, not switched off
 
 Only the Responses API is offered tools. What a message has attached plays no part: the files are the chat's. A worker
 leaves out what has gone since the decision, and never adds what has come. Pure: no I/O.
