@@ -35,7 +35,7 @@ from shared.turns.repository import TurnRepository
 from shared.turns.stop import end_log
 from shared.turns.tables import Turn
 from shared.valkey.client import REDIS_FAILURE
-from worker.providers.base import GenerationRequest, HistoryMessage
+from worker.providers.base import GenerationRequest
 from worker.providers.registry import ProviderRegistry
 from worker.turns.generation import Generation
 from worker.turns.held import HeldTurn, StopKind
@@ -217,7 +217,7 @@ class TurnRunner:
         return model, GenerationRequest(
             model=model,
             instructions=plan.instructions,
-            history=tuple(HistoryMessage(message.role, message.text) for message in plan.messages),
+            history=plan.messages,
             max_output_tokens=max_output_tokens,
             tenant_id=turn.tenant_id,
             user_id=turn.requester_user_id,

@@ -12,6 +12,7 @@ from shared.turns.tools import NO_TOOLS, AvailableFiles, IncludedTools, include_
 from tests.support.catalogs import NANO, STANDARD, acceptance_catalog
 
 EVERYTHING = AvailableFiles(has_documents=True, has_vector_store=True, has_code_files=True)
+NOTHING_SWITCHED_OFF = KillSwitches()
 ALL = IncludedTools(file_search=True, web_search=True, code_interpreter=True)
 
 
@@ -27,12 +28,12 @@ def included(
     kind: ProviderKind = "openai_responses",
     web: bool = True,
     files: AvailableFiles = EVERYTHING,
-    **switches: bool,
+    switches: KillSwitches = NOTHING_SWITCHED_OFF,
 ) -> tuple[str, ...]:
     tools = include_tools(
         model=a_model(model),
         kind=kind,
-        kill_switches=KillSwitches(**switches),
+        kill_switches=switches,
         is_web_search_wanted=web,
         files=files,
     )
@@ -58,7 +59,9 @@ def test_the_web_is_searched_only_when_asked_for() -> None:
 
 @pytest.mark.parametrize("name", ["file_search", "web_search", "code_interpreter"])
 def test_a_kill_switch_takes_its_tool_away(name: str) -> None:
-    assert included(**{f"disable_{name}": True}) == tuple(tool for tool in included() if tool != name)
+    assert included(switches=KillSwitches.model_validate({f"disable_{name}": True})) == tuple(
+        tool for tool in included() if tool != name
+    )
 
 
 def test_files_need_a_model_that_can() -> None:
