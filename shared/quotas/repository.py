@@ -175,14 +175,14 @@ def _reserve() -> Insert:
 
 
 def _move_reserve() -> Update:
-    """Change what rows of the account have reserved that this transaction has locked already."""
+    """Change what the account's rows have reserved, which this transaction has locked already."""
     delta = case(
         (QuotaUsage.bucket == "total", bindparam("total_delta", type_=BigInteger)),
         else_=bindparam("premium_delta", type_=BigInteger),
     )
     return (
         update(QuotaUsage)
-        .where(_is_of_account(), delta != 0)
+        .where(_is_of_account())
         .values(reserved_credits_micro=QuotaUsage.reserved_credits_micro + delta)
         .execution_options(synchronize_session=False)
     )
@@ -243,11 +243,11 @@ class QuotaRepository:
         today = rows[_TODAY_S_TOTAL]
         return Standing(used, *(getattr(today, name) for name in DAY_COUNTERS))
 
-    async def move_reserve(self, account: Account, *, total: int, premium: int) -> None:
-        """Change reserves that `reserve` has just made, in both periods, by so much in each bucket."""
-        await self._session.execute(
-            _MOVE_RESERVE, account.parameters | {"total_delta": total, "premium_delta": premium}
-        )
+    async def move_reserve(self, account: Account, deltas: Mapping[BucketKey, int]) -> None:
+        """Change by so much what `reserve` has just reserved in the same buckets."""
+        by_bucket = {key.bucket: delta for key, delta in deltas.items()}  # the same in both periods
+        values = {"total_delta": by_bucket["total"], "premium_delta": by_bucket.get("tier:premium", 0)}
+        await self._session.execute(_MOVE_RESERVE, account.parameters | values)
 
     async def settle(
         self, account: Account, keys: Iterable[BucketKey], *, reserve: int, settlement: Settlement, counts: Counts
