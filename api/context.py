@@ -17,6 +17,7 @@ from shared.events.log import EventLog
 from shared.metrics import Metrics
 from shared.model_catalog.holder import CatalogHolder
 from shared.queue.queue import TurnQueue
+from shared.quotas.policies import Policies
 from shared.settings import Settings
 from shared.turns.stop import TurnStopper
 from shared.valkey.client import Valkey
@@ -35,6 +36,7 @@ class ApiContext:
     audience: Audience
     stopper: TurnStopper
     catalog: CatalogHolder
+    policies: Policies
     clock: Clock
     authenticator: Authenticator
     metrics: Metrics

@@ -20,7 +20,9 @@ from shared.model_catalog.holder import CatalogHolder
 from shared.model_catalog.source import load_catalog
 from shared.queue.jobs import RUN_TURN
 from shared.queue.queue import TurnQueue
+from shared.quotas.policies import CurrentPolicy
 from shared.settings import Settings
+from shared.turns.finalize import TurnFinalizer
 from shared.turns.presence import Presence
 from shared.turns.stop import TurnStopper
 from shared.valkey.client import Valkey, open_valkey
@@ -90,14 +92,18 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
         queue = TurnQueue(valkey, settings)
         leases = LeaseKeeper(sessions, owner=process_name(), lease=timedelta(seconds=settings.turns.lease_secs))
         clock = SystemClock()
-        stopper = TurnStopper(sessions=sessions, valkey=valkey, log=log, clock=clock, metrics=metrics)
         handlers: list[Handler] = []
         outbox = Delivery(
             settings=settings.outbox, sessions=sessions, metrics=metrics, owner=leases.owner, handlers=handlers
         )
+        finalizer = TurnFinalizer(sessions, CurrentPolicy(catalog), settings, metrics, wake_outbox=outbox.wake)
+        stopper = TurnStopper(
+            sessions=sessions, finalizer=finalizer, valkey=valkey, log=log, clock=clock, metrics=metrics
+        )
         runner = TurnRunner(
             settings=settings,
             sessions=sessions,
+            finalizer=finalizer,
             log=log,
             queue=queue,
             leases=leases,
@@ -115,6 +121,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             sweeper=Sweeper(
                 settings=settings,
                 sessions=sessions,
+                finalizer=finalizer,
                 queue=queue,
                 log=log,
                 stopper=stopper,
@@ -123,6 +130,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             watchdog=Watchdog(
                 settings=settings,
                 sessions=sessions,
+                finalizer=finalizer,
                 log=log,
                 clock=clock,
                 metrics=metrics,

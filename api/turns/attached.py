@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ARRAY, Select, Uuid, any_, bindparam, select
@@ -53,7 +52,7 @@ def check_images(images: Images, settings: RagSettings) -> None:
         raise ImageBytesExceededError
 
 
-def _read() -> Select[Any]:
+def _read() -> Select[UUID, str, int]:
     return select(Attachment.id, Attachment.attachment_kind, Attachment.size_bytes).where(
         Attachment.id == any_(bindparam("ids", type_=ARRAY(Uuid))),
         Attachment.tenant_id == bindparam("tenant", type_=Uuid),

@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, DateTime, Uuid, bindparam, func, insert, select
-from sqlalchemy.dialects.postgresql import Insert
+from sqlalchemy import ARRAY, DateTime, Insert, Uuid, bindparam, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from shared.db.base import table_of
 from shared.ids import new_uuid4
 from shared.messages.tables import Message, MessageAttachment
 from shared.turns.lifecycle import TurnState
@@ -79,10 +79,10 @@ async def insert_running_turn(
 
 
 def _insert() -> Insert:
-    turn = insert(Turn).values(
-        {name: bindparam(f"turn_{name}", type_=Turn.__table__.c[name].type) for name in _COLUMNS}
+    turn = insert(table_of(Turn)).values(
+        {name: bindparam(f"turn_{name}", type_=table_of(Turn).c[name].type) for name in _COLUMNS}
     )
-    message = insert(Message).values(
+    message = insert(table_of(Message)).values(
         id=bindparam("message"),
         tenant_id=bindparam("turn_tenant_id"),
         chat_id=bindparam("turn_chat_id"),
@@ -92,7 +92,7 @@ def _insert() -> Insert:
         request_kind="chat",
         created_at=bindparam("turn_started_at"),
     )
-    links = insert(MessageAttachment).from_select(
+    links = insert(table_of(MessageAttachment)).from_select(
         ["tenant_id", "chat_id", "message_id", "attachment_id", "created_at"],
         select(
             bindparam("turn_tenant_id", type_=Uuid),

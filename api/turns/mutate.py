@@ -167,7 +167,7 @@ async def _lock_chat(session: AsyncSession, chat_id: ChatId, principal: Principa
     Raises:
         ChatNotFoundError: absent, deleted or somebody else's.
     """
-    now = await session.scalar(
+    now: datetime | None = await session.scalar(
         update(Chat)
         .where(
             Chat.id == chat_id,

@@ -32,9 +32,11 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.sql.dml import ReturningInsert
 
+from shared.db.base import table_of
 from shared.ids import new_uuid7
 from shared.quotas.buckets import ALL_BUCKETS, BucketKey
 from shared.quotas.reserve import Standing
@@ -76,7 +78,7 @@ class Counts:
     image_inputs: int = 0
 
 
-def standing_columns() -> Select[Any]:
+def standing_columns() -> Select[*tuple[Any, ...]]:
     """One row, whatever there is: `used` of each bucket, then the counters of today. For a join into other reads."""
     used = [
         func.coalesce(
@@ -117,7 +119,7 @@ def _is_of_account() -> Any:
     )
 
 
-def _reserve() -> Insert:
+def _reserve() -> ReturningInsert[*tuple[Any, ...]]:
     """Make the rows that are missing, lock all of them in the order given, and add to what they have reserved."""
     given = (
         func.unnest(
@@ -158,7 +160,7 @@ def _reserve() -> Insert:
         "reserved_credits_micro",
         "updated_at",
     )
-    statement = insert(QuotaUsage).from_select(names, rows, include_defaults=False)
+    statement = insert(table_of(QuotaUsage)).from_select(names, rows, include_defaults=False)
     return statement.on_conflict_do_update(
         constraint="uq_quota_usage_bucket",
         set_={

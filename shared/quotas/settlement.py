@@ -11,12 +11,12 @@ the same whenever it is worked out again. A turn that has asked the provider is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Literal, Self
 from uuid import UUID
 
-from shared.quotas.credits import Price
+from shared.quotas.credits import CreditsOverflowError, Price
 from shared.turns.lifecycle import TokenUsage
 from shared.turns.tables import Turn
 
@@ -71,13 +71,19 @@ class Reserved:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """`usage` is what the provider counted, if the charge rests on it."""
+    """What is charged.
+
+    Attributes:
+        usage: what the provider counted, if the charge rests on it.
+        fault: why the charge does not rest on what it should; for operators.
+    """
 
     method: SettlementMethod
     credits_micro: int
     charged_tokens: int
     usage: TokenUsage | None = None
     is_overshoot_capped: bool = False
+    fault: Literal["overflow", "no_price"] | None = None
 
     @property
     def is_charged(self) -> bool:
@@ -87,14 +93,28 @@ class Settlement:
 RELEASED = Settlement("released", credits_micro=0, charged_tokens=0)
 
 
-def settle_actual(reserved: Reserved, price: Price, usage: TokenUsage, *, tolerance: float) -> Settlement:
+def settle(
+    reserved: Reserved, price: Price | None, usage: TokenUsage | None, *, provider_started: bool, tolerance: float
+) -> Settlement:
     """
     Args:
+        price: None if the policy of the turn is lost: then all that was reserved is charged.
         tolerance: how many times the reserved tokens may be used before the charge is capped.
-
-    Raises:
-        CreditsOverflowError: what was counted is out of bounds.
     """
+    is_known = usage is not None and usage.is_known
+    if not is_known and not provider_started:
+        return RELEASED
+    if price is None:
+        return Settlement("estimated", reserved.credits_micro, reserved.tokens, fault="no_price")
+    try:
+        if usage is not None and is_known:
+            return _settle_actual(reserved, price, usage, tolerance)
+        return _settle_estimated(reserved, price)
+    except CreditsOverflowError:
+        return replace(_settle_after_overflow(reserved, price), fault="overflow")
+
+
+def _settle_actual(reserved: Reserved, price: Price, usage: TokenUsage, tolerance: float) -> Settlement:
     credits_micro = price.credits_micro(usage.input_tokens, usage.output_tokens)
     tokens = usage.input_tokens + usage.output_tokens
     if tokens > reserved.tokens and tokens / reserved.tokens > tolerance:
@@ -102,15 +122,14 @@ def settle_actual(reserved: Reserved, price: Price, usage: TokenUsage, *, tolera
     return Settlement("actual", credits_micro, tokens, usage)
 
 
-def settle_estimated(reserved: Reserved, price: Price) -> Settlement:
-    """
-    Raises:
-        CreditsOverflowError: what was reserved is out of bounds.
-    """
+def _settle_estimated(reserved: Reserved, price: Price) -> Settlement:
     input_tokens, floor = reserved.estimated_input_tokens, reserved.minimal_generation_floor
-    return Settlement("estimated", price.credits_micro(input_tokens, floor), min(reserved.tokens, input_tokens + floor))
+    tokens = min(reserved.tokens, input_tokens + floor)
+    return Settlement("estimated", price.credits_micro(input_tokens, floor), tokens)
 
 
-def settle_unpriced(reserved: Reserved) -> Settlement:
-    """For when the price is not to be had any more: all that was reserved, which is no less than it can have cost."""
-    return Settlement("estimated", reserved.credits_micro, reserved.tokens)
+def _settle_after_overflow(reserved: Reserved, price: Price) -> Settlement:
+    try:
+        return _settle_estimated(reserved, price)
+    except CreditsOverflowError:
+        return Settlement("estimated", reserved.credits_micro, reserved.tokens)

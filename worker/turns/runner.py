@@ -28,7 +28,7 @@ from shared.quotas.estimation import budgets_of
 from shared.settings import Settings
 from shared.turns.context import plan_context
 from shared.turns.errors import ContextBudgetExceededError
-from shared.turns.finalize import Finalized, finalize_turn
+from shared.turns.finalize import Finalized, TurnFinalizer
 from shared.turns.frames import started_frame
 from shared.turns.lifecycle import Ending
 from shared.turns.repository import TurnRepository
@@ -50,6 +50,7 @@ logger = logging.getLogger(__name__)
 class TurnRunner:
     settings: Settings
     sessions: Sessions
+    finalizer: TurnFinalizer
     log: EventLog
     queue: TurnQueue
     leases: LeaseKeeper
@@ -238,13 +239,7 @@ class TurnRunner:
                     return None
                 began = asyncio.get_running_loop().time()
                 try:
-                    finalized = await finalize_turn(
-                        self.sessions,
-                        turn_id=held.turn.id,
-                        chat_id=held.turn.chat_id,
-                        ending=ending,
-                        attempt=held.attempt,
-                    )
+                    finalized = await self.finalizer.finalize(held.turn, ending, attempt=held.attempt)
                 except Exception as error:
                     if not is_database_away(error):
                         raise
