@@ -77,6 +77,7 @@ class Metrics:
         self.provider_latency_ms = self._histogram(
             "provider_latency_ms", "Request to response headers of a provider", ("provider", "endpoint")
         )
+        self.catalog_reload = self._counter("catalog_reload", "Looks at the catalog file", ("result",))
         self.context_truncation = self._counter(
             "context_truncation", "Context items left out to fit the budget", ("truncated_item",)
         )
