@@ -16,8 +16,8 @@ from shared.db.engine import Sessions
 from shared.events.log import EventLog
 from shared.metrics import Metrics
 from shared.model_catalog.holder import CatalogHolder
+from shared.policy.file_source import FilePolicySource
 from shared.queue.queue import TurnQueue
-from shared.quotas.policies import Policies
 from shared.settings import Settings
 from shared.turns.stop import TurnStopper
 from shared.valkey.client import Valkey
@@ -36,7 +36,7 @@ class ApiContext:
     audience: Audience
     stopper: TurnStopper
     catalog: CatalogHolder
-    policies: Policies
+    policies: FilePolicySource
     clock: Clock
     authenticator: Authenticator
     metrics: Metrics

@@ -22,8 +22,8 @@ from shared.metrics import Metrics, serve_metrics
 from shared.model_catalog.holder import CatalogHolder
 from shared.model_catalog.source import load_catalog
 from shared.periodic import every
+from shared.policy.file_source import FilePolicySource
 from shared.queue.queue import TurnQueue
-from shared.quotas.policies import CurrentPolicy
 from shared.settings import Settings
 from shared.tasks import BackgroundTasks
 from shared.turns.finalize import TurnFinalizer
@@ -63,11 +63,12 @@ async def open_context(
             serve_metrics(metrics, host=settings.host, port=settings.metrics.api_port, key="metrics.api_port")
         )
         engine, sessions = await stack.enter_async_context(open_database(settings.database))
+        policies = FilePolicySource(settings, catalog, sessions=sessions, clock=clock, metrics=metrics)
+        await policies.start()
         valkey = await stack.enter_async_context(open_valkey(settings.redis))
         log = EventLog(valkey, settings)
         draining = asyncio.Event()
         presence = Presence(valkey, process=process_name())
-        policies = CurrentPolicy(catalog)
         stopper = TurnStopper(
             sessions=sessions,
             finalizer=TurnFinalizer(sessions, policies, settings, metrics),

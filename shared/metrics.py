@@ -92,6 +92,7 @@ class Metrics:
         self.audit_redaction_hits = self._counter("audit_redaction_hits", "Secrets taken out of content", ("pattern",))
         self.unknown_error_code = self._counter("unknown_error_code", "Turns that failed for no known reason")
         self.quota = QuotaMetrics(prefix, self.registry)
+        self.catalog_reload = self._counter("catalog_reload", "Looks at the catalog file", ("result",))
         self.context_truncation = self._counter(
             "context_truncation", "Context items left out to fit the budget", ("truncated_item",)
         )

@@ -18,9 +18,9 @@ from shared.ids import process_name
 from shared.metrics import Metrics, serve_metrics
 from shared.model_catalog.holder import CatalogHolder
 from shared.model_catalog.source import load_catalog
+from shared.policy.file_source import FilePolicySource
 from shared.queue.jobs import RUN_TURN
 from shared.queue.queue import TurnQueue
-from shared.quotas.policies import CurrentPolicy
 from shared.settings import Settings
 from shared.turns.finalize import TurnFinalizer
 from shared.turns.presence import Presence
@@ -70,6 +70,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
     catalog = CatalogHolder(load_catalog(settings))
     metrics = Metrics(settings.metrics.prefix)
     draining = asyncio.Event()
+    clock = SystemClock()
     async with AsyncExitStack() as stack:
         engine, sessions = await stack.enter_async_context(open_database(settings.database))
         valkey = await stack.enter_async_context(open_valkey(settings.redis, connections=PUBLISH_CONNECTIONS))
@@ -86,17 +87,18 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
                 routes=health_routes(probe),
             )
         )
-        providers = ProviderRegistry(catalog.current.providers)
+        providers = ProviderRegistry(catalog.loaded.providers)
         stack.push_async_callback(providers.aclose)
+        policies = FilePolicySource(settings, catalog, sessions=sessions, clock=clock, metrics=metrics)
+        await policies.start()
         log = EventLog(valkey, settings)
         queue = TurnQueue(valkey, settings)
         leases = LeaseKeeper(sessions, owner=process_name(), lease=timedelta(seconds=settings.turns.lease_secs))
-        clock = SystemClock()
         handlers: list[Handler] = []
         outbox = Delivery(
             settings=settings.outbox, sessions=sessions, metrics=metrics, owner=leases.owner, handlers=handlers
         )
-        finalizer = TurnFinalizer(sessions, CurrentPolicy(catalog), settings, metrics, wake_outbox=outbox.wake)
+        finalizer = TurnFinalizer(sessions, policies, settings, metrics, wake_outbox=outbox.wake)
         stopper = TurnStopper(
             sessions=sessions, finalizer=finalizer, valkey=valkey, log=log, clock=clock, metrics=metrics
         )

@@ -31,6 +31,7 @@ from shared.model_catalog.catalog import Tier
 from shared.queue.jobs import RunTurn
 from shared.quotas.credits import CreditsOverflowError
 from shared.quotas.errors import QuotaExceededError
+from shared.quotas.periods import period_start
 from shared.quotas.repository import Account, QuotaRepository
 from shared.quotas.reserve import Standing
 from shared.settings import OnDisconnect, OnWorkerLoss
@@ -94,8 +95,8 @@ async def is_valkey_there(context: ApiContext) -> bool:
 
 def account_of(principal: Principal, context: ApiContext) -> Account:
     """The caller's buckets as of now."""
-    today = context.clock.now().date()
-    return Account(principal.tenant_id, principal.user_id, today, today.replace(day=1))
+    now = context.clock.now()
+    return Account(principal.tenant_id, principal.user_id, period_start("daily", now), period_start("monthly", now))
 
 
 async def view_for(request: TurnRequest, account: Account, context: ApiContext) -> SendView | None:

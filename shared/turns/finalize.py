@@ -28,9 +28,9 @@ from shared.events.frames import DoneUsage, Frame
 from shared.metrics import Metrics
 from shared.outbox.messages import AUDIT, USAGE_SNAPSHOT, audit, usage_snapshot
 from shared.outbox.tables import OutboxMessage
+from shared.policy.source import PolicySource
 from shared.quotas.buckets import BucketKey, buckets_of
 from shared.quotas.credits import Price
-from shared.quotas.policies import Policies
 from shared.quotas.repository import Account, Counts, QuotaRepository
 from shared.quotas.settlement import Reserved, Settlement, settle
 from shared.quotas.usage_event import usage_event
@@ -108,7 +108,7 @@ class _LostError(Exception):
 @dataclass(frozen=True)
 class TurnFinalizer:
     sessions: Sessions
-    policies: Policies
+    policies: PolicySource
     settings: Settings
     metrics: Metrics
     wake_outbox: Callable[[], object] | None = None
