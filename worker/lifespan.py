@@ -37,6 +37,7 @@ from worker.turns.leases import LeaseKeeper
 from worker.turns.outage import OutageGuard
 from worker.turns.runner import TurnRunner
 from worker.turns.sweeper import SWEEP_INTERVAL, Sweeper
+from worker.turns.warnings import QuotaWarnings
 from worker.turns.watchdog import Watchdog
 
 PUBLISH_CONNECTIONS = 8
@@ -113,6 +114,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             catalog=catalog,
             clock=clock,
             metrics=metrics,
+            quota_warnings=QuotaWarnings(settings, sessions, policies, clock),
         )
         yield WorkerContext(
             settings=settings,

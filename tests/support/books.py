@@ -36,14 +36,17 @@ FROM expected e
 FULL JOIN quota_usage q USING (tenant_id, user_id, period_type, period_start, bucket)
 LEFT JOIN unnest($2::uuid[], $3::text[], $4::text[], $5::bigint[]) AS given (user_id, period_type, bucket, spent)
     USING (user_id, period_type, bucket)
-WHERE coalesce(q.reserved_credits_micro, 0) <> coalesce(e.reserved, 0)
+WHERE ($6::uuid IS NULL OR user_id = $6) AND (
+    coalesce(q.reserved_credits_micro, 0) <> coalesce(e.reserved, 0)
     OR coalesce(q.spent_credits_micro, 0) - coalesce(given.spent, 0) <> coalesce(e.spent, 0)
+)
 """
 
 # A turn that has reserved has one usage event once it has ended, and none before; nothing else has any.
 _EVENTS = """
 SELECT t.id, t.state, count(o.id) AS events
 FROM chat_turns t LEFT JOIN outbox_messages o ON o.queue = 'usage_snapshot' AND o.payload->>'turn_id' = t.id::text
+WHERE $1::uuid IS NULL OR t.requester_user_id = $1
 GROUP BY t.id, t.state
 HAVING count(o.id) <> CASE WHEN t.state = 'running' OR t.reserved_credits_micro IS NULL THEN 0 ELSE 1 END
 """
@@ -51,7 +54,7 @@ HAVING count(o.id) <> CASE WHEN t.state = 'running' OR t.reserved_credits_micro 
 _SET_SPENT = """
 INSERT INTO quota_usage (id, tenant_id, user_id, period_type, period_start, bucket, spent_credits_micro, updated_at)
 VALUES (gen_random_uuid(), $1, $2, $3,
-    date_trunc(CASE $3::text WHEN 'daily' THEN 'day' ELSE 'month' END, now() AT TIME ZONE 'UTC')::date, $4, $5, now())
+    date_trunc(CASE $3::varchar WHEN 'daily' THEN 'day' ELSE 'month' END, now() AT TIME ZONE 'UTC')::date, $4, $5, now())
 ON CONFLICT ON CONSTRAINT uq_quota_usage_bucket DO UPDATE SET spent_credits_micro = excluded.spent_credits_micro
 """
 
@@ -61,15 +64,17 @@ async def find_differences(
     *,
     premium: Collection[str] = (PREMIUM,),
     given: Collection[tuple[UUID, str, str, int]] = (),
+    user_id: UUID | None = None,
 ) -> list[str]:
     """What does not agree, in words; nothing if all is well.
 
     Args:
         given: what tests had spent before, as user, period, bucket and micro-credits.
+        user_id: whose books; everybody's unless told.
     """
     columns: tuple[list[Any], ...] = tuple([list(column) for column in zip(*given, strict=True)]) or ([], [], [], [])
-    differences = await database.fetch(_DIFFERENCES, list(premium), *columns)
-    events = await database.fetch(_EVENTS)
+    differences = await database.fetch(_DIFFERENCES, list(premium), *columns, user_id)
+    events = await database.fetch(_EVENTS, user_id)
     return [str(dict(row)) for row in (*differences, *events)]
 
 

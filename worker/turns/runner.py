@@ -42,6 +42,7 @@ from worker.turns.held import HeldTurn, StopKind
 from worker.turns.history import load_history
 from worker.turns.leases import LeaseKeeper
 from worker.turns.publisher import Publisher
+from worker.turns.warnings import QuotaWarnings
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class TurnRunner:
     catalog: CatalogHolder
     clock: Clock
     metrics: Metrics
+    quota_warnings: QuotaWarnings
 
     async def run(self, turn_id: UUID, *, attempt: int) -> None:
         """Take the turn as its `attempt`-th holder. Safe to call twice: only one claim of an attempt succeeds."""
@@ -94,7 +96,8 @@ class TurnRunner:
             if finalized is None:
                 return
             if publisher.is_open:
-                await publisher.finish([finalized.terminal_frame()])
+                warnings = await self.quota_warnings.after(finalized)
+                await publisher.finish([finalized.terminal_frame(quota_warnings=warnings)])
             else:
                 await end_log(self.log, held.keys, finalized)
 
