@@ -86,10 +86,12 @@ class Delivery:
                     tasks.create_task(self._serve(partition, lanes))
         finally:
             self._is_ending = True
-            if self._lanes:
-                await asyncio.wait(self._lanes.values(), timeout=GRACE_SECS)
-            await lanes.aclose()
-            await helpers.aclose()
+            try:
+                if self._lanes:
+                    await asyncio.wait(self._lanes.values(), timeout=GRACE_SECS)
+                await lanes.aclose()
+            finally:
+                await helpers.aclose()
 
     async def _renew(self) -> None:
         await renew_leases(self._sessions, list(self._lanes), lease=self._lease)
