@@ -54,7 +54,8 @@ HAVING count(o.id) <> CASE WHEN t.state = 'running' OR t.reserved_credits_micro 
 _SET_SPENT = """
 INSERT INTO quota_usage (id, tenant_id, user_id, period_type, period_start, bucket, spent_credits_micro, updated_at)
 VALUES (gen_random_uuid(), $1, $2, $3,
-    date_trunc(CASE $3::varchar WHEN 'daily' THEN 'day' ELSE 'month' END, now() AT TIME ZONE 'UTC')::date, $4, $5, now())
+    date_trunc(CASE $3::varchar WHEN 'daily' THEN 'day' ELSE 'month' END, now() AT TIME ZONE 'UTC')::date,
+    $4, $5, now())
 ON CONFLICT ON CONSTRAINT uq_quota_usage_bucket DO UPDATE SET spent_credits_micro = excluded.spent_credits_micro
 """
 
