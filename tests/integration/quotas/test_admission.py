@@ -204,7 +204,7 @@ async def test_an_attachment_that_goes_meanwhile_is_noticed(
 ) -> None:
     chat_id = await ledger.new_chat(ann)
     attachment = await store_attachment(ledger.context.sessions, str(chat_id), ann)
-    checked = []
+    checked: list[bool] = []
 
     async def delete_after_first_check(session: Any, ids: Any, **options: Any) -> Any:
         images = await check_attachments(session, ids, **options)
