@@ -1,5 +1,5 @@
-"""Judges a run: for every turn, one end, and the same text in the database, the log and the client's hands; and for every
-user, books that agree to the last micro-credit."""
+"""Judges a run: for every turn, one end, and the same text in the database, the log and the client's hands; and for
+every user, books that agree to the last micro-credit."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ PROVIDER_FAILURES = {"provider_error", "provider_timeout", "rate_limited"}
 
 
 _UNPAID = """
-SELECT t.id, t.state, t.error_code, t.attempt, o.payload->>'settlement_method' AS method, o.payload->>'outcome' AS outcome
-FROM chat_turns t JOIN outbox_messages o ON o.queue = 'usage_snapshot' AND o.payload->>'turn_id' = t.id::text
-WHERE CASE
-    WHEN t.state = 'completed' THEN o.payload->>'settlement_method' <> 'actual'
-    WHEN t.attempt >= 2 OR t.error_code IS NOT NULL THEN o.payload->>'settlement_method' = 'released'
-    ELSE o.payload->>'settlement_method' = 'released' AND (o.payload->>'committed_credits_micro')::bigint <> 0
-END OR (o.payload->>'settlement_method' <> 'released') <> ((o.payload->>'committed_credits_micro')::bigint > 0)
+WITH settled AS (
+    SELECT t.id, t.state, t.error_code, t.attempt, o.payload->>'settlement_method' AS method,
+        (o.payload->>'committed_credits_micro')::bigint AS charge
+    FROM chat_turns t JOIN outbox_messages o ON o.queue = 'usage_snapshot' AND o.payload->>'turn_id' = t.id::text
+)
+SELECT * FROM settled
+WHERE (state = 'completed' AND method <> 'actual')
+    OR ((attempt >= 2 OR error_code IS NOT NULL) AND method = 'released')
+    OR (method = 'released') <> (charge = 0)
 """
 
 
@@ -141,7 +143,7 @@ async def _judge_rest(verdict: Verdict, connection: asyncpg.Connection) -> None:
 
 
 async def _judge_books(verdict: Verdict, connection: asyncpg.Connection) -> None:
-    """Nothing is reserved any more, what was spent is what the usage events say, and whoever asked the provider paid."""
+    """Nothing is reserved any more, what was spent is what usage events say, and whoever asked the provider paid."""
     reserved = await connection.fetchval("SELECT coalesce(sum(reserved_credits_micro), 0) FROM quota_usage")
     if reserved:
         verdict.complain(None, f"{reserved} micro-credits stay reserved")
