@@ -97,7 +97,8 @@ class Books:
 async def read_to_the_end(client: httpx.AsyncClient, chat_id: str, body: dict[str, Any]) -> None:
     """Come back for as long as the stream breaks off."""
     events: list[Event] = []
-    method, path, options = "POST", send_path(chat_id), {"json": body}
+    method, path = "POST", send_path(chat_id)
+    options: dict[str, Any] = {"json": body}
     while not events or not events[-1].is_terminal:
         async with open_stream(client, method, path, **options) as stream:
             events += [event for event in await stream.rest() if event.name != "ping"]
