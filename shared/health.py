@@ -51,7 +51,7 @@ class ReadinessProbe:
             "postgresql": self._database_answers,
             "migrations": self._schema_is_current,
             "redis": self._redis_answers,
-            "catalog": self._catalog_is_loaded,
+            "catalog": self._catalog_is_in_force,
             "accepting": self._accepts_work,
         }
         outcomes = await asyncio.gather(*(_outcome(name, check) for name, check in checks.items()))
@@ -68,8 +68,8 @@ class ReadinessProbe:
     async def _redis_answers(self) -> bool:
         return bool(await self.valkey.ping())
 
-    async def _catalog_is_loaded(self) -> bool:
-        return any(self.catalog.current.enabled_models())
+    async def _catalog_is_in_force(self) -> bool:
+        return self.catalog.is_stored
 
     async def _accepts_work(self) -> bool:
         return not self.draining.is_set()
