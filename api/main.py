@@ -20,6 +20,7 @@ from api.model_catalog.routes import router as model_catalog
 from api.openapi import DescribedApi
 from api.problems import install_handlers
 from api.quotas.routes import router as quotas
+from api.reactions.routes import router as reactions
 from api.server import Server
 from api.turns.routes import router as turns
 from shared.clock import Clock
@@ -33,6 +34,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     messages,
     model_catalog,
     quotas,
+    reactions,
     turns,
 )
 """Everything under the base path; a feature joins by its router."""
