@@ -84,6 +84,7 @@ async def open_context(
         followers = TurnFollower(sessions)
         background = BackgroundTasks()
         stack.push_async_callback(background.aclose)
+        background.spawn(policies.keep_current(), name="catalog reload")
         background.spawn(live.run(), name="live feed")
         background.spawn(followers.run(), name="turn follower")
         background.spawn(every(HEARTBEAT_INTERVAL, audience.renew, name="presence"), name="presence")

@@ -19,6 +19,8 @@ from api.middleware import RequestMiddleware
 from api.model_catalog.routes import router as model_catalog
 from api.openapi import DescribedApi
 from api.problems import install_handlers
+from api.quotas.routes import router as quotas
+from api.reactions.routes import router as reactions
 from api.server import Server
 from api.turns.routes import router as turns
 from shared.clock import Clock
@@ -31,6 +33,8 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     chats,
     messages,
     model_catalog,
+    quotas,
+    reactions,
     turns,
 )
 """Everything under the base path; a feature joins by its router."""

@@ -78,6 +78,7 @@ class Metrics:
         self.provider_latency_ms = self._histogram(
             "provider_latency_ms", "Request to response headers of a provider", ("provider", "endpoint")
         )
+        self.catalog_reload = self._counter("catalog_reload", "Looks at the catalog file", ("result",))
         by_kind = ("kind",)
         self.outbox_enqueue = self._counter("outbox_enqueue", "Messages written to the outbox", ("kind", "result"))
         self.outbox_handler = self._counter("outbox_handler", "Tries to deliver a message", ("kind", "result"))
@@ -92,7 +93,6 @@ class Metrics:
         self.audit_redaction_hits = self._counter("audit_redaction_hits", "Secrets taken out of content", ("pattern",))
         self.unknown_error_code = self._counter("unknown_error_code", "Turns that failed for no known reason")
         self.quota = QuotaMetrics(prefix, self.registry)
-        self.catalog_reload = self._counter("catalog_reload", "Looks at the catalog file", ("result",))
         self.context_truncation = self._counter(
             "context_truncation", "Context items left out to fit the budget", ("truncated_item",)
         )

@@ -64,6 +64,7 @@ class WorkerContext:
     signal_valkey: Valkey
     """The connection on which stop signals arrive."""
     metrics: Metrics
+    policies: FilePolicySource
     jobs: JobLoop
     draining: asyncio.Event
     """Set by the first signal: readiness is red, no further turn is taken."""
@@ -94,7 +95,14 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
         )
         providers = ProviderRegistry(catalog.loaded.providers)
         stack.push_async_callback(providers.aclose)
-        policies = FilePolicySource(settings, catalog, sessions=sessions, clock=clock, metrics=metrics)
+        policies = FilePolicySource(
+            settings,
+            catalog,
+            sessions=sessions,
+            clock=clock,
+            metrics=metrics,
+            on_change=lambda loaded: providers.replace(loaded.providers),
+        )
         await policies.start()
         log = EventLog(valkey, settings)
         queue = TurnQueue(valkey, settings)
@@ -162,6 +170,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             purge=Purge(settings, sessions),
             signal_valkey=signal_valkey,
             metrics=metrics,
+            policies=policies,
             jobs=JobLoop(
                 {RUN_TURN: run_turn},
                 valkey=valkey,
