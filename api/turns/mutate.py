@@ -37,6 +37,7 @@ from shared.db.transaction import run_transaction
 from shared.errors import ForbiddenError, UnavailableError
 from shared.ids import ChatId, new_uuid4
 from shared.messages.tables import Message, MessageAttachment
+from shared.outbox.enqueue import enqueue
 from shared.outbox.messages import audit
 from shared.settings import OnDisconnect, OnWorkerLoss
 from shared.turns.audit_events import turn_deleted, turn_replaced
@@ -106,7 +107,7 @@ async def delete_turn(chat_id: ChatId, request_id: UUID, principal: Principal, c
         turn = await _get_changeable(session, chat_id, request_id, principal)
         await TurnRepository(session).soft_delete(turn)
         event = turn_deleted(turn, actor_user_id=principal.user_id, now=now)
-        session.add(audit(event, tenant_id=principal.tenant_id, now=now))
+        await enqueue(session, [audit(event, tenant_id=principal.tenant_id, now=now)], metrics=context.metrics)
 
     await run_transaction(context.sessions, delete)
 
@@ -152,7 +153,7 @@ async def _commit(
             event_type="turn_retry" if command.content is None else "turn_edit",
             now=now,
         )
-        session.add(audit(event, tenant_id=principal.tenant_id, now=now))
+        await enqueue(session, [audit(event, tenant_id=principal.tenant_id, now=now)], metrics=context.metrics)
         return turn
 
     try:

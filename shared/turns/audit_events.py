@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from uuid import UUID
 
+from shared.audit.redaction import Redacted, redact_field
 from shared.clock import rfc3339
 from shared.quotas.usage_event import tokens_of
 from shared.trace import current_trace
@@ -23,8 +24,12 @@ from shared.turns.tables import Turn
 class AuditedContent:
     """Question and answer, redacted and cut."""
 
-    prompt: str
-    response: str
+    prompt: Redacted
+    response: Redacted
+
+    @classmethod
+    def of(cls, *, prompt: str, response: str) -> Self:
+        return cls(redact_field(prompt), redact_field(response))
 
 
 def turn_ended(
@@ -66,8 +71,8 @@ def turn_ended(
         },
         "completion_signal": turn.completion_signal,
         "error_code": turn.error_code,
-        "prompt": None if content is None else content.prompt,
-        "response": None if content is None else content.response,
+        "prompt": None if content is None else content.prompt.text,
+        "response": None if content is None else content.response.text,
         "attachments": list(attachments),
         "tool_calls": {
             "file_search_calls": ending.file_search_calls,

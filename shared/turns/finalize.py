@@ -20,7 +20,6 @@ from sqlalchemy import ColumnElement
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from shared.audit.redaction import redact_field
 from shared.db.engine import Sessions, is_database_away
 from shared.db.transaction import run_transaction
 from shared.events import frames
@@ -97,6 +96,7 @@ class _Bill:
 @dataclass(frozen=True, slots=True)
 class _Committed:
     ended: Ended
+    content: AuditedContent | None
     short: list[BucketKey]
     """Buckets that had less reserved than the turn had taken."""
 
@@ -148,7 +148,7 @@ class TurnFinalizer:
         committed = await run_transaction(
             self.sessions, lambda session: self._end(session, turn, ending, bill, attempt, only_if)
         )
-        self._observe(turn, ending, bill, committed.short)
+        self._observe(turn, ending, bill, committed)
         return Finalized(committed.ended.turn, committed.ended.selected_model, ending)
 
     async def _bill(self, turn: Turn, ending: Ending) -> _Bill | None:
@@ -196,43 +196,18 @@ class TurnFinalizer:
         if ended is None:
             raise _LostError
         short = [] if bill is None else await _charge(session, ended.turn, ending, bill)
-        await record_end(session, ended.turn, ending, self._events(ended, ending, bill))
-        return _Committed(ended, short)
+        content = None
+        if self.settings.audit.include_content:
+            content = AuditedContent.of(prompt=ended.prompt or "", response=ending.text)
+        await record_end(session, ended.turn, ending, _events(ended, ending, bill, content))
+        return _Committed(ended, content, short)
 
-    def _events(self, ended: Ended, ending: Ending, bill: _Bill | None) -> list[OutboxMessage]:
-        turn = ended.turn
-        assert turn.completed_at is not None  # noqa: S101 (it has just been set)
-        ended_event = turn_ended(
-            turn,
-            selected_model=ended.selected_model,
-            ending=ending,
-            attachments=ended.attachments,
-            content=self._audited_content(ended, ending),
-        )
-        events = [audit(ended_event, tenant_id=turn.tenant_id, now=turn.completed_at)]
-        if bill is not None:
-            event = usage_event(
-                turn,
-                selected_model=ended.selected_model,
-                ending=ending,
-                reserved=bill.reserved,
-                settlement=bill.settlement,
-            )
-            events.append(usage_snapshot(event, tenant_id=turn.tenant_id, chat_id=turn.chat_id, now=turn.completed_at))
-        return events
-
-    def _audited_content(self, ended: Ended, ending: Ending) -> AuditedContent | None:
-        if not self.settings.audit.include_content:
-            return None
-        prompt, response = redact_field(ended.prompt or ""), redact_field(ending.text)
-        for redacted in (prompt, response):
-            for pattern, hits in redacted.hits.items():
-                self.metrics.audit_redaction_hits.labels(pattern=pattern).inc(hits)
-        return AuditedContent(prompt.text, response.text)
-
-    def _observe(self, turn: Turn, ending: Ending, bill: _Bill | None, short: list[BucketKey]) -> None:
+    def _observe(self, turn: Turn, ending: Ending, bill: _Bill | None, committed: _Committed) -> None:
         if ending.error_code == "internal_error":
             self.metrics.unknown_error_code.inc()
+        for redacted in (committed.content.prompt, committed.content.response) if committed.content else ():
+            for pattern, hits in redacted.hits.items():
+                self.metrics.audit_redaction_hits.labels(pattern=pattern).inc(hits)
         kinds = (AUDIT,) if bill is None else (AUDIT, USAGE_SNAPSHOT)
         for kind in kinds:
             self.metrics.outbox_enqueue.labels(kind=kind, result="ok").inc()
@@ -253,9 +228,28 @@ class TurnFinalizer:
             logger.critical("the usage of a turn is out of bounds; its estimate was charged", extra=_fields(turn))
         elif settlement.fault == "no_price":
             logger.critical("the price of a turn is unknown; its reserve was charged", extra=_fields(turn))
-        for key in short:
+        for key in committed.short:
             self.metrics.quota.negative.labels(key.period).inc()
             logger.error("%s %s had less reserved than a turn of it", *key, extra=_fields(turn))
+
+
+def _events(ended: Ended, ending: Ending, bill: _Bill | None, content: AuditedContent | None) -> list[OutboxMessage]:
+    turn = ended.turn
+    assert turn.completed_at is not None  # noqa: S101 (it has just been set)
+    told = turn_ended(
+        turn, selected_model=ended.selected_model, ending=ending, attachments=ended.attachments, content=content
+    )
+    events = [audit(told, tenant_id=turn.tenant_id, now=turn.completed_at)]
+    if bill is not None:
+        usage = usage_event(
+            turn,
+            selected_model=ended.selected_model,
+            ending=ending,
+            reserved=bill.reserved,
+            settlement=bill.settlement,
+        )
+        events.append(usage_snapshot(usage, tenant_id=turn.tenant_id, chat_id=turn.chat_id, now=turn.completed_at))
+    return events
 
 
 async def _charge(session: AsyncSession, turn: Turn, ending: Ending, bill: _Bill) -> list[BucketKey]:

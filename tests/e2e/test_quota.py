@@ -302,6 +302,23 @@ async def test_done_warns_of_every_tier_and_period_as_the_buckets_stand(
     assert "next_reset" not in warnings[1]
 
 
+async def test_warnings_and_status_agree_and_what_is_idle_adds_up(client: httpx.AsyncClient, purse: Purse) -> None:
+    await purse.give({("daily", "tier:premium"): 30_000_000, ("monthly", "total"): 1_000_000_000 - 90_000_000})
+    turn = await ask(client, scripted(rate=0), chat_id=await create_chat(client, model=PREMIUM))
+    status = (await client.get("/quota/status")).json()
+    told = {(entry["tier"], entry["period"]): entry for entry in turn.terminal.data["quota_warnings"]}
+    rows = await purse.rows()
+    for tier in status["tiers"]:
+        for period in tier["periods"]:
+            row = rows[period["period"], "total" if tier["tier"] == "total" else "tier:premium"]
+            assert period["used_credits_micro"] == row["spent_credits_micro"]
+            assert period["remaining_credits_micro"] == period["limit_credits_micro"] - period["used_credits_micro"]
+            warning = told.pop((tier["tier"], period["period"]))
+            names = ("remaining_percentage", "warning", "exhausted")
+            assert [warning[name] for name in names] == [period[name] for name in names]
+    assert told == {}
+
+
 async def test_mutations_are_audited_with_the_change_and_settle_nothing(
     client: httpx.AsyncClient, database: asyncpg.Connection, purse: Purse
 ) -> None:

@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import func
 
 from shared.quotas.credits import MAX_TOKENS
+from shared.turns.gauges import measure_turns
 from shared.turns.lifecycle import Ending, TokenUsage
 from shared.turns.tables import Turn
 from tests.integration.quotas.conftest import OpenLedger
@@ -181,6 +182,29 @@ async def test_the_usage_event_is_complete(ledger: Ledger, ann: Caller) -> None:
         "web_search_calls": 0,
         "code_interpreter_calls": 0,
     }
+
+
+async def test_what_was_reserved_and_charged_is_measured(ledger: Ledger, ann: Caller) -> None:
+    turn = await ledger.send(ann, await ledger.new_chat(ann, model=PREMIUM))
+    registry = ledger.context.metrics.registry
+
+    def value(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(f"mini_chat_{name}", labels)
+
+    decided = {"decision": "allow", "model": PREMIUM, "tier": "premium"}
+    assert value("quota_preflight_total", **decided) == 1
+    assert value("quota_preflight_v2_total", kind="text", **decided) == 1
+    assert value("quota_reserve_total", period="monthly") == 1
+    await measure_turns(ledger.context.sessions, ledger.context.metrics)
+    assert value("quota_reserved_tokens", period="daily") == 0  # it was reserved on the day of the held clock
+    usage = TokenUsage((turn.reserve_tokens or 0) * 2, 0)
+    await ledger.end(turn, Ending.completed(text="Hi", usage=usage, response_id=None))
+    assert value("quota_commit_total", period="daily") == 1
+    assert value("quota_overshoot_total", period="daily") == 1
+    assert value("quota_overshoot_exceeded_total") == 1
+    assert value("quota_overshoot_tokens_sum") == turn.reserve_tokens
+    assert value("quota_actual_tokens_sum") == turn.reserve_tokens
+    assert value("outbox_enqueue_total", kind="usage_snapshot", result="ok") == 1
 
 
 async def test_one_of_many_finalizations_settles(ledger: Ledger, ann: Caller) -> None:
