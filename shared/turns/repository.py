@@ -16,7 +16,6 @@ from sqlalchemy import (
     ColumnElement,
     Integer,
     Interval,
-    Select,
     Uuid,
     and_,
     any_,
@@ -30,7 +29,6 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import aliased
 
 from shared.chats.tables import Chat
 from shared.messages.tables import Message
@@ -41,16 +39,6 @@ from shared.turns.tables import Turn
 UNCLAIMED_GRACE = timedelta(seconds=2)
 
 _now = func.clock_timestamp
-
-
-@dataclass(frozen=True, slots=True)
-class SendView:
-    """All that a send has to know about its chat, in one query."""
-
-    chat: Chat
-    turn: Turn | None
-    """The turn that already has the request id, deleted or not."""
-    running_turn_id: UUID | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,39 +57,9 @@ class TurnStatus:
     attempt: int
 
 
-def _find_for_send() -> Select[Chat, Turn, UUID]:
-    same, running = aliased(Turn), aliased(Turn)
-    is_running = and_(
-        running.chat_id == Chat.id, running.state == TurnState.RUNNING.value, running.deleted_at.is_(None)
-    )
-    return (
-        select(Chat, same, running.id)
-        .outerjoin(same, and_(same.chat_id == Chat.id, same.request_id == bindparam("request")))
-        .outerjoin(running, is_running)
-        .where(
-            Chat.id == bindparam("chat"),
-            Chat.tenant_id == bindparam("tenant"),
-            Chat.user_id == bindparam("owner"),
-            Chat.deleted_at.is_(None),
-        )
-    )
-
-
-# Aliases are dear to make (7 ms of CPU for this one): once, not for every send.
-_FIND_FOR_SEND = _find_for_send()
-
-
 class TurnRepository:
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
-
-    async def find_for_send(
-        self, *, chat_id: UUID, tenant_id: UUID, user_id: UUID, request_id: UUID
-    ) -> SendView | None:
-        """None if the chat is absent, deleted or not the user's."""
-        values = {"chat": chat_id, "tenant": tenant_id, "owner": user_id, "request": request_id}
-        row = (await self._session.execute(_FIND_FOR_SEND, values)).one_or_none()
-        return None if row is None else SendView(row[0], row[1], row[2])
 
     async def find_in_chat(
         self, *, chat_id: UUID, tenant_id: UUID, user_id: UUID, request_id: UUID
