@@ -15,7 +15,7 @@ from uuid import UUID
 
 from shared.backoff import backoff
 from shared.clock import Clock
-from shared.db.engine import Sessions, is_database_away
+from shared.db.engine import Sessions, is_database_away, single_statement
 from shared.events import frames
 from shared.events.frames import Frame
 from shared.events.log import Appended, EventLog
@@ -60,7 +60,7 @@ class TurnRunner:
 
     async def run(self, turn_id: UUID, *, attempt: int) -> None:
         """Take the turn as its `attempt`-th holder. Safe to call twice: only one claim of an attempt succeeds."""
-        async with self.sessions.begin() as session:
+        async with single_statement(self.sessions) as session:
             turn = await TurnRepository(session).claim(
                 turn_id, attempt=attempt, owner=self.leases.owner, lease=self.leases.lease
             )
@@ -195,7 +195,7 @@ class TurnRunner:
         model = self.catalog.current.find_model(turn.effective_model or "")
         if model is None:
             raise LookupError(f"model {turn.effective_model} is not in the catalog")
-        async with self.sessions() as session:
+        async with single_statement(self.sessions) as session:
             text, recent = await load_history(
                 session,
                 chat_id=turn.chat_id,
@@ -261,7 +261,7 @@ class TurnRunner:
         stop = held.requested_stop
         if stop is None or stop.kind is not StopKind.HAND_BACK:
             return
-        async with self.sessions.begin() as session:
+        async with single_statement(self.sessions) as session:
             if not await TurnRepository(session).hand_back(held.turn.id, attempt=held.attempt):
                 return
         self.metrics.turn_attempts.labels(reason="drain").inc()
