@@ -21,6 +21,10 @@ REDIS_FAILURE = (RedisError, OSError, TimeoutError)
 """What a command raises: the server is out of reach, loads its data, is read-only or out of memory."""
 
 
+def is_valkey_away(error: BaseException) -> bool:
+    return isinstance(error, REDIS_FAILURE)
+
+
 def redis_url(settings: RedisSettings) -> str:
     """The URL, with its password.
 

@@ -121,17 +121,21 @@ class PipelinedConnection:
         self._writer: asyncio.StreamWriter | None = None
         self._opening: asyncio.Task[None] | None = None
 
+    @property
+    def is_connected(self) -> bool:
+        return self._matcher is not None and self._matcher.is_open
+
     async def execute(self, words: Sequence[Any]) -> Any:
         """Raises what the server answers, or RedisError, OSError or TimeoutError if it does not."""
         command = pack(words)
-        if self._matcher is None or not self._matcher.is_open:
+        if self._matcher is None or not self._matcher.is_open:  # `is_connected`, on the hot path
             await self._open()
         return await self._send(command)
 
     async def execute_all(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """Run the commands in order in one round trip, not atomically; each answer is a reply or an exception."""
         packed = [pack(words) for words in commands]
-        if self._matcher is None or not self._matcher.is_open:
+        if not self.is_connected:
             await self._open()
         return await asyncio.gather(*[self._send(command) for command in packed], return_exceptions=True)
 
