@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 
 import pytest
@@ -41,7 +42,8 @@ def admin(valkey_url: str) -> redis.Redis:
 def connections(admin: redis.Redis) -> list[str]:
     """Ids of the clients other than the administrator, who is asking."""
     own = str(admin.client_id())
-    return [str(client["id"]) for client in admin.client_list() if str(client["id"]) != own]
+    clients = cast("list[dict[str, str]]", admin.client_list())
+    return [client["id"] for client in clients if client["id"] != own]
 
 
 async def test_hundreds_of_callers_share_one_connection_and_get_their_own_replies(
@@ -207,7 +209,7 @@ async def test_a_connection_can_be_encrypted(valkey_url: str, tmp_path: Path) ->
 def self_signed(folder: Path) -> tuple[Path, Path]:
     certificate, key = folder / "cert.pem", folder / "key.pem"
     options = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost"
-    extra = ["-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate]
+    extra = ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
     subprocess.run(["openssl", *options.split(), *extra], check=True, capture_output=True)  # noqa: S607
     return certificate, key
 
