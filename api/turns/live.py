@@ -18,7 +18,8 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared.backoff import backoff
-from shared.valkey.client import CONNECT_TIMEOUT_SECS, REDIS_FAILURE, Valkey
+from shared.valkey.client import REDIS_FAILURE, Valkey
+from shared.valkey.connect import CONNECT_TIMEOUT_SECS
 from shared.valkey.keyspace import TurnKeys
 
 logger = logging.getLogger(__name__)

@@ -22,9 +22,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from api.auth import Principal
 from api.context import ApiContext
 from api.turns.admission import Admission, Case
-from api.turns.attached import check_attachments, check_images
+from api.turns.attached import Images, check_attachments, check_images
 from api.turns.insertion import insert_running_turn
 from api.turns.send_view import SendView, load_send_view
+from shared.db.engine import single_statement
 from shared.events.frames import Frame
 from shared.ids import ChatId
 from shared.model_catalog.catalog import Tier
@@ -101,7 +102,7 @@ def account_of(principal: Principal, context: ApiContext) -> Account:
 
 async def view_for(request: TurnRequest, account: Account, context: ApiContext) -> SendView | None:
     """What is known of the request's chat; None if it is absent or not the caller's."""
-    async with context.sessions() as session:
+    async with single_statement(context.sessions) as session:
         return await load_send_view(
             session,
             account,
@@ -121,8 +122,12 @@ async def admit(
         CreditsOverflowError: what it would cost is out of bounds.
     """
     catalog = context.catalog.current
-    async with context.sessions() as session:
-        images = await check_attachments(session, request.attachment_ids, chat_id=request.chat_id, principal=principal)
+    images = Images()
+    if request.attachment_ids:
+        async with single_statement(context.sessions) as session:
+            images = await check_attachments(
+                session, request.attachment_ids, chat_id=request.chat_id, principal=principal
+            )
     check_images(images, context.settings.rag)
     if request.is_web_search_wanted and catalog.kill_switches.disable_web_search:
         raise WebSearchDisabledError

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.clock import Clock
-from shared.db.engine import Sessions
+from shared.db.engine import Sessions, single_statement
 from shared.policy.source import PolicySource
 from shared.quotas.status import load_status, quota_warnings
 from shared.settings import Settings
@@ -35,7 +35,7 @@ class QuotaWarnings:
             return None
         tenant_id, user_id = turn.tenant_id, turn.requester_user_id
         try:
-            async with asyncio.timeout(TIMEOUT_SECS), self.sessions() as session:
+            async with asyncio.timeout(TIMEOUT_SECS), single_statement(self.sessions) as session:
                 version = self.policies.current_version(tenant_id, user_id)
                 status = await load_status(
                     session,
