@@ -30,6 +30,9 @@ from shared.turns.presence import HEARTBEAT_INTERVAL, Presence
 from shared.turns.stop import TurnStopper
 from shared.valkey.client import open_valkey
 
+COMMAND_CONNECTIONS = 3
+"""With the live feed's the process has four to Valkey, whatever the number of clients."""
+
 
 def lifespan_of(
     settings: Settings, *, clock: Clock | None = None
@@ -61,7 +64,7 @@ async def open_context(
             serve_metrics(metrics, host=settings.host, port=settings.metrics.api_port, key="metrics.api_port")
         )
         engine, sessions = await stack.enter_async_context(open_database(settings.database))
-        valkey = await stack.enter_async_context(open_valkey(settings.redis))
+        valkey = await stack.enter_async_context(open_valkey(settings.redis, connections=COMMAND_CONNECTIONS))
         log = EventLog(valkey, settings)
         draining = asyncio.Event()
         presence = Presence(valkey, process=process_name())
