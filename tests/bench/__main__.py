@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from tests.bench import growth, profile, relay, stop, whole_path, worker
 
-BENCHES: dict[str, Callable[..., Awaitable[None]]] = {
+BENCHES: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
     "relay": relay.bench,
     "worker": worker.bench,
     "whole_path": whole_path.bench,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import hiredis
@@ -63,7 +64,7 @@ class ValkeyMeter:
             self._counts[command[0].decode().upper()] += 1
 
 
-METERS = {"postgres": PostgresMeter, "valkey": ValkeyMeter}
+METERS: dict[str, Callable[[Counter[str]], Meter]] = {"postgres": PostgresMeter, "valkey": ValkeyMeter}
 
 
 class Proxies:

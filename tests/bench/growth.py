@@ -24,8 +24,8 @@ from matplotlib import pyplot as plt
 RUNNING = (10, 100, 500, 1_000, 2_000)
 LENGTHS = (10, 100, 1_000, 10_000)
 CHATS = (10, 100, 1_000, 10_000)
-HELD_RATE = 1.0
-"""Deltas a second of each turn that is held open."""
+EVENTS_PER_SECOND, MOST_PER_TURN = 1_000, 20
+"""Of all turns that are held open, and of one of them."""
 PROBES = 20
 PROBE_RATE = 5
 FOR_EVER = 1_000_000
@@ -54,8 +54,9 @@ async def _bench_running(counts: Sequence[int], *, secs: float) -> list[Row]:
     listener = Helper("tests.bench.relay_client")
     try:
         for count in counts:
+            rate = min(MOST_PER_TURN, EVENTS_PER_SECOND / count)
             async with stage(apis=1, workers=1, WORKER__MAX_JOBS="4096") as it:
-                held = await insert_waiting_turns(it, count, content=script(tokens=FOR_EVER, rate=HELD_RATE), own=True)
+                held = await insert_waiting_turns(it, count, content=script(tokens=FOR_EVER, rate=rate), own=True)
                 with it.product.valkey() as valkey:
                     await wait_until(lambda: _are_open(valkey, count), timeout=90, interval=0.2)  # noqa: B023
                 api, worker = it.product.apis[0], it.product.workers[0]
@@ -84,7 +85,7 @@ async def _bench_running(counts: Sequence[int], *, secs: float) -> list[Row]:
             )
     finally:
         listener.stop()
-    report("growth_running", f"Turns that run, each at {HELD_RATE:g} delta/s with a client", rows)
+    report("growth_running", f"Turns that run, a client at each, {EVENTS_PER_SECOND} events/s together", rows)
     return rows
 
 

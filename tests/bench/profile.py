@@ -59,8 +59,8 @@ async def _record(pid: int, seconds: int) -> Counter[tuple[str, ...]]:
     spy = Path(sys.executable).with_name("py-spy")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "stacks"
-        command = [spy, "record", "-f", "raw", "-r", "200", "-d", str(seconds), "-o", path, "--pid", str(pid)]
-        await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
+        command = [str(spy), "record", "-f", "raw", "-r", "200", "-d", str(seconds), "-o", str(path), "--pid", str(pid)]
+        await asyncio.to_thread(lambda: subprocess.run(command, check=True, capture_output=True))
         lines = path.read_text().splitlines()
     stacks: Counter[tuple[str, ...]] = Counter()
     for line in lines:

@@ -79,6 +79,7 @@ async def stage(*, apis: int, workers: int, **variables: str) -> AsyncIterator[S
                 valkey_url=engines.redis_url,
                 apis=apis,
                 workers=workers,
+                provider_timeouts=None,
                 **variables,
             )
         )
