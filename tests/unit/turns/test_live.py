@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 
@@ -47,7 +48,7 @@ async def test_overflow_is_a_gap_and_frees_the_buffer(subscription: Subscription
 
 
 async def test_a_reader_that_waits_is_woken(subscription: Subscription) -> None:
-    for happen in (lambda: subscription.offer(entry(1)), subscription.mark_gap, subscription.wake):
+    for happen in (partial(subscription.offer, entry(1)), subscription.mark_gap, subscription.wake):
         subscription.begin_reading_log()
         async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
             waiting = tasks.create_task(subscription.wait())
