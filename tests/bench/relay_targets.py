@@ -129,7 +129,7 @@ class Rig:
     def connections_of(self, target: Target) -> int:
         port = self.valkey.connection_pool.connection_kwargs["port"]
         connections = psutil.Process(target.pid).net_connections("tcp")
-        return sum(bool(connection.raddr) and connection.raddr.port == port for connection in connections)
+        return sum(connection.raddr == (LOOPBACK, port) for connection in connections)
 
 
 @asynccontextmanager
