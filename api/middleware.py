@@ -96,16 +96,15 @@ class _Exchange:
     __slots__ = ("_began", "_send", "_visitor", "status")
 
     def __init__(self, send: Send, *, visitor: _Visitor | None) -> None:
-        self._send: Send | None = send
+        self._send = send
         self._visitor = visitor
         self._began = time.monotonic()
         self.status: int | None = None
 
-    async def send(self, message: Message) -> None:
-        assert self._send is not None  # noqa: S101 (for the type checker)
+    def send(self, message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-        await self._send(message)
+        return self._send(message)
 
     async def conduct(self, work: Awaitable[None], scope: Scope, receive: Receive) -> None:
         """Await `work`, answer what it raises, and log the request, unless there is more to be done for it."""
@@ -114,6 +113,7 @@ class _Exchange:
         except ClientDisconnect:
             return  # nobody is left to answer
         except Exception as error:
+            self._visitor = None  # whatever was left to be done, this is the end
             answer = problem_response(as_chat_error(error), scope)
             if self.status is not None:
                 raise  # too late for an answer: the server cuts the connection

@@ -106,9 +106,7 @@ class TurnFollower:
 
     async def _look_after(self, silent: list[Follower]) -> None:
         async with self._sessions() as session:
-            found = await TurnRepository(session).list_states(list({stream.turn_id for stream in silent}))
-        states = {status.turn_id: status.state for status in found}
-        for stream in silent:
-            state = states.get(stream.turn_id)
             # A turn whose row is gone was purged with its chat: it has ended.
-            stream.on_row(is_terminal=state is None or state.is_terminal)
+            ended = set(await TurnRepository(session).list_ended(list({stream.turn_id for stream in silent})))
+        for stream in silent:
+            stream.on_row(is_terminal=stream.turn_id in ended)

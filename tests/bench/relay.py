@@ -61,7 +61,7 @@ async def bench(*, repeats: int, quick: bool) -> None:
     idle = 1_000 if quick else 10_000
     async with rig(turns=idle) as it:
         await _bench_idle(it, clients=idle, baseline_clients=500 if quick else 2_000)
-        await _bench_steady(it, QUICK_STREAMS if quick else STREAMS, repeats=repeats, secs=1.5 if quick else 2.5)
+        await _bench_steady(it, QUICK_STREAMS if quick else STREAMS, repeats=repeats, secs=1.5 if quick else 2.0)
         if not quick:
             await _bench_limits(it)
         await _bench_storm(it, repeats=repeats)
@@ -133,7 +133,7 @@ async def _bench_limits(it: Rig) -> None:
 
 async def _limit(it: Rig, target: Target) -> tuple[int, int | None]:
     """The largest number kept up with, and the smallest that was not: doubling, then halving the way twice."""
-    kept, failed, count = 0, None, 100
+    kept, failed, count = 0, None, 200
     while failed is None and count <= MOST_STREAMS:
         if await _keeps_up(it, target, count):
             kept, count = count, count * 2

@@ -127,10 +127,9 @@ class Rig:
         return sum(calls.get(name, {}).get("calls", 0) for name in own)
 
     def connections_of(self, target: Target) -> int:
+        port = self.valkey.connection_pool.connection_kwargs["port"]
         connections = psutil.Process(target.pid).net_connections("tcp")
-        ports = {connection.laddr.port for connection in connections}
-        rows: Any = self.valkey.client_list()
-        return sum(int(row["addr"].rpartition(":")[2]) in ports for row in rows)
+        return sum(connection.raddr == (LOOPBACK, port) for connection in connections)
 
 
 @asynccontextmanager
