@@ -31,9 +31,6 @@ from shared.turns.presence import HEARTBEAT_INTERVAL, Presence
 from shared.turns.stop import TurnStopper
 from shared.valkey.client import open_valkey
 
-COMMAND_CONNECTIONS = 3
-"""With the live feed's the process has four to Valkey, whatever the number of clients."""
-
 
 def lifespan_of(
     settings: Settings, *, clock: Clock | None = None
@@ -65,7 +62,7 @@ async def open_context(
             serve_metrics(metrics, host=settings.host, port=settings.metrics.api_port, key="metrics.api_port")
         )
         engine, sessions = await stack.enter_async_context(open_database(settings.database))
-        valkey = await stack.enter_async_context(open_valkey(settings.redis, connections=COMMAND_CONNECTIONS))
+        valkey = await stack.enter_async_context(open_valkey(settings.redis))
         log = EventLog(valkey, settings)
         draining = asyncio.Event()
         presence = Presence(valkey, process=process_name())

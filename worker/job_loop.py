@@ -4,9 +4,11 @@ What differs from arq's own, and why:
 
 1. Jobs are picked by our script, which moves them out of the queue: arq leaves running jobs in the set it reads, and
    walks them first at every poll.
-2. A new job wakes an idle worker through a list that it blocks on, by a connection of its own; polling is a fallback.
-3. An error of Valkey is logged and tried again. In arq it ends the process.
-4. Signals are the process's affair (`worker.main`): a drain hands turns back, which arq knows nothing of.
+2. A job comes with its content, and ends with one script: arq asks for the content, counts tries and notes results in
+   further round trips. Attempts are counted in the turn's row, and results are in PostgreSQL.
+3. A new job wakes an idle worker through a list that it blocks on, by a connection of its own; polling is a fallback.
+4. An error of Valkey is logged and tried again. In arq it ends the process.
+5. Signals are the process's affair (`worker.main`): a drain hands turns back, which arq knows nothing of.
 """
 
 from __future__ import annotations
@@ -16,13 +18,11 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, cast
 
-from arq.connections import ArqRedis
 from arq.typing import WorkerCoroutine
-from arq.utils import timestamp_ms
 from arq.worker import Worker, func
 
 from shared.backoff import backoff
-from shared.queue.queue import QUEUE_NAME, TurnQueue, deserialize, serialize
+from shared.queue.queue import QUEUE_NAME, PickedJob, TurnQueue
 from shared.settings import Settings
 from shared.valkey.client import REDIS_FAILURE, Valkey
 from shared.valkey.keyspace import QUEUE_WAKE
@@ -39,16 +39,11 @@ JOB_TIMEOUT_MARGIN_SECS = 60
 """Above the oldest possible turn: ending turns is our own business, never the job's time limit's."""
 
 
-class _JobRedis(Valkey, ArqRedis):  # type: ignore[misc]  # the stubs of its bases differ in one command
-    """arq's client with our time limits."""
-
-
 class JobLoop(Worker):
     def __init__(
         self,
         functions: Mapping[str, JobFunction],
         *,
-        valkey: Valkey,
         wake_valkey: Valkey,
         queue: TurnQueue,
         settings: Settings,
@@ -58,17 +53,10 @@ class JobLoop(Worker):
         super().__init__(
             functions=[func(cast("WorkerCoroutine", function), name=name) for name, function in functions.items()],
             queue_name=QUEUE_NAME,
-            redis_pool=_JobRedis(connection_pool=valkey.connection_pool),
             handle_signals=False,
             max_jobs=settings.worker.max_jobs,
             job_timeout=job_timeout,
-            keep_result=0,
-            max_tries=1_000_000,  # attempts are counted in the turn's row, not in Valkey
-            retry_jobs=False,
             poll_delay=settings.worker.poll_delay_ms / 1000,
-            job_serializer=serialize,
-            job_deserializer=deserialize,
-            log_results=False,
             ctx=ctx,
         )
         self._queue = queue
@@ -114,17 +102,18 @@ class JobLoop(Worker):
             return False
         wanted = min(room, PICK_BATCH)
         jobs = await self._queue.pick(at_most=wanted, in_progress_ms=self._in_progress_ms)
-        for job_id, score in jobs:
-            self._start(job_id, score)
+        for job in jobs:
+            self._start(job)
         return len(jobs) == wanted
 
-    def _start(self, job_id: str, score: int) -> None:
+    def _start(self, job: PickedJob) -> None:
+        job_id = job.job_id
         if job_id in self.tasks:
             return  # enqueued a second time while it runs here: one run is enough
         self.job_counter += 1
         if self.job_counter >= self.max_jobs:
             self._has_room.clear()
-        task = self.loop.create_task(self.run_job(job_id, score), name=f"job {job_id}")
+        task = self.loop.create_task(self._run(job), name=f"job {job_id}")
         self.tasks[job_id] = task
         task.add_done_callback(lambda done: self._ended(job_id, done))
 
@@ -132,9 +121,10 @@ class JobLoop(Worker):
         self.job_counter -= 1
         if self.tasks.get(job_id) is task:
             del self.tasks[job_id]
-        if self.allow_pick_jobs:
+        if self.allow_pick_jobs and not self._has_room.is_set():
+            # Only a full worker has left jobs and their wake-ups alone.
             self._has_room.set()
-        self._attention.set()
+            self._attention.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             # The turn's row is still running: a sweeper finds it.
             logger.error("job %s broke off", job_id, exc_info=error)
@@ -155,25 +145,19 @@ class JobLoop(Worker):
             if token is not None:
                 self._attention.set()
 
-    async def finish_job(
-        self,
-        job_id: str,
-        finish: bool,
-        result_data: bytes | None,  # noqa: ARG002 (results are not kept)
-        result_timeout_s: float | None,  # noqa: ARG002
-        keep_result_forever: bool,  # noqa: ARG002
-        incr_score: int | None,
-        keep_in_progress: float | None,  # noqa: ARG002
-    ) -> None:
-        retry_at = None if finish else timestamp_ms() + (incr_score or 0)
-        await self._forget(job_id, retry_at_ms=retry_at)
-
-    async def finish_failed_job(self, job_id: str, result_data: bytes | None) -> None:  # noqa: ARG002
-        await self._forget(job_id, retry_at_ms=None)
-
-    async def _forget(self, job_id: str, *, retry_at_ms: int | None) -> None:
+    async def _run(self, job: PickedJob) -> None:
+        """Run the job's function, and forget the job however that ends: what is left to do is in the turn's row."""
         try:
-            await self._queue.finish(job_id, retry_at_ms=retry_at_ms)
+            name, kwargs = job.read()
+            async with asyncio.timeout(self.job_timeout_s):
+                await self.functions[name].coroutine(self.ctx, **kwargs)
+        finally:
+            # Also when the job is cancelled: the round trip is short and has a time limit.
+            await asyncio.shield(self._forget(job.job_id))
+
+    async def _forget(self, job_id: str) -> None:
+        try:
+            await self._queue.finish(job_id)
         except REDIS_FAILURE as error:
             # Its keys expire, and an enqueue under the same id replaces them.
             logger.warning("job %s ended but its keys remain: %r", job_id, error)

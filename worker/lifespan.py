@@ -40,9 +40,6 @@ from worker.turns.runner import TurnRunner
 from worker.turns.sweeper import SWEEP_INTERVAL, Sweeper
 from worker.turns.watchdog import Watchdog
 
-PUBLISH_CONNECTIONS = 8
-"""Appends of hundreds of turns share them; each takes the server well under a millisecond."""
-
 
 @dataclass(frozen=True)
 class WorkerContext:
@@ -74,10 +71,10 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
     draining = asyncio.Event()
     async with AsyncExitStack() as stack:
         engine, sessions = await stack.enter_async_context(open_database(settings.database))
-        valkey = await stack.enter_async_context(open_valkey(settings.redis, connections=PUBLISH_CONNECTIONS))
+        valkey = await stack.enter_async_context(open_valkey(settings.redis))
         # A connection of its own: it blocks. A read blocks shorter than its time limit.
-        wake_valkey = await stack.enter_async_context(open_valkey(settings.redis, connections=1))
-        signal_valkey = await stack.enter_async_context(open_valkey(settings.redis, connections=1))
+        wake_valkey = await stack.enter_async_context(open_valkey(settings.redis))
+        signal_valkey = await stack.enter_async_context(open_valkey(settings.redis))
         probe = ReadinessProbe(sessions, valkey, catalog, draining)
         await stack.enter_async_context(
             serve_metrics(
@@ -152,7 +149,6 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             metrics=metrics,
             jobs=JobLoop(
                 {RUN_TURN: run_turn},
-                valkey=valkey,
                 wake_valkey=wake_valkey,
                 queue=queue,
                 settings=settings,

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from typing import Any, Final, cast
 
 import hiredis
-from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.asyncio import ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from shared.valkey.client import CONNECT_TIMEOUT_SECS
+from shared.valkey.connect import open_stream
 
 HEARTBEAT_SECS: Final = 5.0
 """A subscribed connection is silent for as long as nothing happens: a PING tells a quiet one from a dead one."""
@@ -38,7 +38,7 @@ class Subscriber(asyncio.Protocol):
         self._reader = hiredis.Reader(
             protocolError=InvalidResponse, replyError=ResponseError, notEnoughData=_MORE_TO_COME
         )
-        self._connection: AbstractConnection | None = None
+        self._writer: asyncio.StreamWriter | None = None
         self._transport: asyncio.Transport | None = None
         self._has_heard = False
         self.ended: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
@@ -50,15 +50,8 @@ class Subscriber(asyncio.Protocol):
         Raises:
             REDIS_FAILURE: the server is out of reach, or refuses the credentials.
         """
-        connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_SECS):
-                await connection.connect()  # type: ignore[no-untyped-call]
-            subscriber = cls(on_message)
-            subscriber._take_over(connection)
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
+        subscriber, writer = await open_stream(pool, cls(on_message))
+        subscriber._writer = writer
         return subscriber
 
     def send(self, *words: str | bytes | int) -> None:
@@ -96,23 +89,10 @@ class Subscriber(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._end(exc or RedisConnectionError("the server closed the connection"))
 
-    def _take_over(self, connection: AbstractConnection) -> None:
-        # Kept, as it closes the socket when it is collected.
-        self._connection = connection
-        writer = connection._writer
-        if writer is None:
-            raise RedisConnectionError("the connection did not outlive its greeting")
-        transport = cast("asyncio.Transport", writer.transport)
-        transport.set_protocol(self)
-        self.connection_made(transport)
-
     def _end(self, reason: Exception) -> None:
         if self._transport is not None:
             self._transport.abort()
             self._transport = None
-        if self._connection is not None:
-            # What `disconnect` does, which waits for nothing when told not to, but is a coroutine.
-            self._connection._close()  # type: ignore[no-untyped-call]
-            self._connection = None
+        self._writer = None
         if not self.ended.done():
             self.ended.set_result(reason)

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from sqlalchemy import make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy import event, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from shared.ids import new_uuid4
 from shared.settings import ConfigurationError, DatabaseSettings
@@ -60,17 +62,34 @@ def create_engine(settings: DatabaseSettings, *, pool_size: int | None = None) -
             "prepared_statement_cache_size": 0,
             "prepared_statement_name_func": lambda: f"__mini_chat_{new_uuid4()}__",
         }
-    return create_async_engine(
+    engine = create_async_engine(
         database_url(settings),
         pool_size=size,
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT_SECS,
-        # A restarted server leaves dead connections in the pool: the first request after it must not pay for them.
-        pool_pre_ping=True,
         pool_recycle=1_800,
         hide_parameters=True,  # they hold what users write, and errors are logged
         connect_args=connect_args,
     )
+    event.listen(engine.sync_engine, "checkout", _require_open)
+    return engine
+
+
+def _require_open(_connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
+    """A restarted server leaves dead connections in the pool: the first request after it must not pay for them.
+
+    asyncpg notices a closed socket by itself, so a look does it; a ping costs three round trips for each transaction.
+    """
+    if record.driver_connection is None or record.driver_connection.is_closed():
+        raise DisconnectionError("the server has closed the connection")
+
+
+@asynccontextmanager
+async def single_statement(sessions: Sessions) -> AsyncIterator[AsyncSession]:
+    """A session for one statement, which is a transaction by itself: no round trips to begin and to commit."""
+    async with sessions() as session:
+        await session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+        yield session
 
 
 def create_sessions(engine: AsyncEngine) -> Sessions:

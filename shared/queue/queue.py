@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from arq.constants import default_queue_name, in_progress_key_prefix, job_key_prefix, retry_key_prefix
-from arq.jobs import serialize_job
+from arq.jobs import deserialize_job_raw, serialize_job
 from arq.utils import timestamp_ms
 
 from shared.queue.jobs import RUN_TURN, RunTurn
@@ -31,6 +31,22 @@ _FINISH_JOB = Script("finish_job")
 # arq also serializes the exceptions of jobs that fail before they start.
 serialize: Callable[[dict[str, Any]], bytes] = partial(orjson.dumps, default=repr)
 deserialize: Callable[[bytes], dict[str, Any]] = orjson.loads
+
+
+class PickedJob(NamedTuple):
+    """A job that is this worker's to run: its id, and its content unless that has expired."""
+
+    job_id: str
+    content: bytes | None
+
+    def read(self) -> tuple[str, dict[str, Any]]:
+        """The name of its function, and the keyword arguments.
+
+        Raises:
+            arq.jobs.SerializationError: there are none that can be read.
+        """
+        name, _, kwargs, _, _ = deserialize_job_raw(self.content or b"", deserializer=deserialize)
+        return name, kwargs
 
 
 class TurnQueue:
@@ -55,19 +71,18 @@ class TurnQueue:
         [added] = await run_scripts(self._valkey, [self.enqueueing(job)])
         return bool(added)
 
-    async def pick(self, *, at_most: int, in_progress_ms: int) -> list[tuple[str, int]]:
-        """Take up to `at_most` due jobs for this worker: pairs of id and score, oldest first."""
+    async def pick(self, *, at_most: int, in_progress_ms: int) -> list[PickedJob]:
+        """Take up to `at_most` due jobs for this worker, oldest first."""
         answer = await _PICK_JOBS(
             self._valkey,
             [QUEUE_NAME, QUEUE_RUNNING],
-            [timestamp_ms(), at_most, in_progress_ms, in_progress_key_prefix],
+            [timestamp_ms(), at_most, in_progress_ms, in_progress_key_prefix, job_key_prefix],
         )
-        return [(answer[i].decode(), int(float(answer[i + 1]))) for i in range(0, len(answer), 2)]
+        return [PickedJob(job_id.decode(), content) for job_id, content in answer]
 
-    async def finish(self, job_id: str, *, retry_at_ms: int | None = None) -> None:
-        """Forget a job that has ended, or let it wait again until `retry_at_ms`."""
-        retry = "" if retry_at_ms is None else retry_at_ms
-        await _FINISH_JOB(self._valkey, [QUEUE_NAME, QUEUE_RUNNING, *_job_keys(job_id)], [job_id, retry])
+    async def finish(self, job_id: str) -> None:
+        """Forget a job that has ended."""
+        await _FINISH_JOB(self._valkey, [QUEUE_NAME, QUEUE_RUNNING, *_job_keys(job_id)], [job_id])
 
 
 def _job_keys(job_id: str) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from sqlalchemy import (
@@ -17,6 +17,7 @@ from sqlalchemy import (
     Integer,
     Interval,
     Select,
+    Table,
     Uuid,
     and_,
     any_,
@@ -24,7 +25,6 @@ from sqlalchemy import (
     case,
     column,
     func,
-    literal,
     or_,
     select,
     tuple_,
@@ -32,6 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from shared.chats.tables import Chat
 from shared.messages.tables import Message
@@ -97,8 +98,112 @@ def _find_for_send() -> Select[Chat, Turn, UUID]:
     )
 
 
-# Aliases are dear to make (7 ms of CPU for this one): once, not for every send.
+# Statements are built once: putting one together costs as much CPU as running it, an alias 7 ms. The updates are Core
+# statements whose rows are read as turns: an update of the ORM's own looks for objects to refresh, at twice the price
+# (`populate_existing`: a turn that the session has read before shows what the update has made of it).
+_TURNS = cast("Table", Turn.__table__)
 _FIND_FOR_SEND = _find_for_send()
+_FIND_IN_CHAT = (
+    select(Chat, Turn)
+    .outerjoin(Turn, and_(Turn.chat_id == Chat.id, Turn.request_id == bindparam("request")))
+    .where(
+        Chat.id == bindparam("chat"),
+        Chat.tenant_id == bindparam("tenant"),
+        Chat.user_id == bindparam("owner"),
+        Chat.deleted_at.is_(None),
+    )
+)
+_FIND = select(Turn).where(Turn.id == bindparam("turn"))
+_FIND_RUNNING = select(Turn).where(
+    Turn.chat_id == bindparam("chat"), Turn.state == TurnState.RUNNING, Turn.deleted_at.is_(None)
+)
+_FIND_NEWEST = (
+    select(Turn)
+    .where(Turn.chat_id == bindparam("chat"), Turn.deleted_at.is_(None))
+    .order_by(Turn.started_at.desc(), Turn.id.desc())
+    .limit(1)
+)
+_LEASE_END = _now() + bindparam("lease", type_=Interval)
+_IS_MINE = and_(
+    Turn.id == bindparam("turn"), Turn.state == TurnState.RUNNING, Turn.attempt == bindparam("held_attempt")
+)
+_CLAIM = (
+    select(Turn)
+    .from_statement(
+        update(_TURNS)
+        .where(_IS_MINE, or_(Turn.lease_expires_at.is_(None), Turn.lease_expires_at < _now()))
+        .values(
+            lease_owner=bindparam("owner"),
+            lease_expires_at=_LEASE_END,
+            attempt=Turn.attempt + 1,
+            lost_attempts=Turn.lost_attempts + case((Turn.lease_expires_at.is_not(None), 1), else_=0),
+            web_search_completed_count=0,
+            code_interpreter_completed_count=0,
+            last_progress_at=_now(),
+        )
+        .returning(_TURNS)
+    )
+    .execution_options(populate_existing=True)
+)
+_REQUEST_STOP = (
+    select(Turn)
+    .from_statement(
+        update(_TURNS)
+        .where(Turn.id == bindparam("turn"), Turn.state == TurnState.RUNNING)
+        .values(
+            cancel_requested_at=func.coalesce(Turn.cancel_requested_at, _now()),
+            cancel_trigger=func.coalesce(Turn.cancel_trigger, bindparam("trigger")),
+        )
+        .returning(_TURNS)
+    )
+    .execution_options(populate_existing=True)
+)
+_NEXT_ATTEMPT = update(_TURNS).where(_IS_MINE).values(attempt=Turn.attempt + 1).returning(_TURNS.c.id)
+_HAND_BACK = update(_TURNS).where(_IS_MINE).values(lease_owner=None, lease_expires_at=None).returning(_TURNS.c.id)
+_SET_ASSISTANT_MESSAGE = (
+    update(_TURNS).where(Turn.id == bindparam("turn")).values(assistant_message_id=bindparam("message"))
+)
+_IS_ONE_OF = Turn.id == any_(bindparam("turns", type_=ARRAY(Uuid)))
+_LIST_STATES = select(Turn.id, Turn.state, Turn.attempt).where(_IS_ONE_OF)
+# `now()` is stable, unlike `clock_timestamp()`: the partial indexes serve the comparison.
+_LIST_UNHELD = (
+    select(Turn)
+    .where(
+        Turn.state == TurnState.RUNNING,
+        Turn.deleted_at.is_(None),
+        or_(
+            Turn.lease_expires_at < func.now(),
+            and_(Turn.lease_expires_at.is_(None), Turn.last_progress_at < func.now() - UNCLAIMED_GRACE),
+        ),
+    )
+    .order_by(Turn.started_at)
+    .limit(bindparam("limit"))
+)
+
+
+def _renew() -> ReturningUpdate[Any]:
+    # Arrays, so that the statement is the same text however many turns are held.
+    mine = select(
+        func.unnest(bindparam("turns", type_=ARRAY(Uuid))), func.unnest(bindparam("attempts", type_=ARRAY(Integer)))
+    )
+    unlocked = (
+        select(_TURNS.c.id)
+        .where(tuple_(Turn.id, Turn.attempt).in_(mine), Turn.state == TurnState.RUNNING)
+        .with_for_update(skip_locked=True)
+    )
+    is_progressing = Turn.id == any_(bindparam("progressing", type_=ARRAY(Uuid)))
+    return (
+        update(_TURNS)
+        .where(Turn.id.in_(unlocked.scalar_subquery()))
+        .values(
+            lease_expires_at=_LEASE_END,
+            last_progress_at=case((is_progressing, _now()), else_=Turn.last_progress_at),
+        )
+        .returning(_TURNS.c.id, _TURNS.c.attempt, _TURNS.c.cancel_trigger)
+    )
+
+
+_RENEW = _renew()
 
 
 class TurnRepository:
@@ -117,74 +222,28 @@ class TurnRepository:
         self, *, chat_id: UUID, tenant_id: UUID, user_id: UUID, request_id: UUID
     ) -> tuple[Chat, Turn | None] | None:
         """The user's chat with its turn of that request id; None if the chat is absent or not the user's."""
-        statement = (
-            select(Chat, Turn)
-            .outerjoin(Turn, and_(Turn.chat_id == Chat.id, Turn.request_id == request_id))
-            .where(
-                Chat.id == chat_id,
-                Chat.tenant_id == tenant_id,
-                Chat.user_id == user_id,
-                Chat.deleted_at.is_(None),
-            )
-        )
-        row = (await self._session.execute(statement)).one_or_none()
+        values = {"chat": chat_id, "tenant": tenant_id, "owner": user_id, "request": request_id}
+        row = (await self._session.execute(_FIND_IN_CHAT, values)).one_or_none()
         return None if row is None else (row[0], row[1])
 
     async def claim(self, turn_id: UUID, *, attempt: int, owner: str, lease: timedelta) -> Turn | None:
         """Compare-and-set: become the holder of attempt `attempt`; None if somebody else is, or the turn has ended."""
-        now = _now()
-        statement = (
-            update(Turn)
-            .where(
-                Turn.id == turn_id,
-                Turn.state == TurnState.RUNNING,
-                Turn.attempt == attempt - 1,
-                or_(Turn.lease_expires_at.is_(None), Turn.lease_expires_at < now),
-            )
-            .values(
-                lease_owner=owner,
-                lease_expires_at=now + _interval(lease),
-                attempt=Turn.attempt + 1,
-                lost_attempts=Turn.lost_attempts + case((Turn.lease_expires_at.is_not(None), 1), else_=0),
-                web_search_completed_count=0,
-                code_interpreter_completed_count=0,
-                last_progress_at=now,
-            )
-            .returning(Turn)
-        )
-        return (await self._session.execute(statement)).scalar_one_or_none()
+        values = {"turn": turn_id, "held_attempt": attempt - 1, "owner": owner, "lease": lease}
+        return (await self._session.execute(_CLAIM, values)).scalar_one_or_none()
 
     async def request_stop(self, turn_id: UUID, *, trigger: str) -> Turn | None:
         """Note that the turn is to stop; a later request changes nothing. None if it has ended."""
-        statement = (
-            update(Turn)
-            .where(Turn.id == turn_id, Turn.state == TurnState.RUNNING)
-            .values(
-                cancel_requested_at=func.coalesce(Turn.cancel_requested_at, _now()),
-                cancel_trigger=func.coalesce(Turn.cancel_trigger, trigger),
-            )
-            .returning(Turn)
-        )
-        return (await self._session.execute(statement)).scalar_one_or_none()
+        return (await self._session.execute(_REQUEST_STOP, {"turn": turn_id, "trigger": trigger})).scalar_one_or_none()
 
     async def find(self, turn_id: UUID) -> Turn | None:
-        return (await self._session.execute(select(Turn).where(Turn.id == turn_id))).scalar_one_or_none()
+        return (await self._session.execute(_FIND, {"turn": turn_id})).scalar_one_or_none()
 
     async def find_running(self, chat_id: UUID) -> Turn | None:
-        statement = select(Turn).where(
-            Turn.chat_id == chat_id, Turn.state == TurnState.RUNNING, Turn.deleted_at.is_(None)
-        )
-        return (await self._session.execute(statement)).scalar_one_or_none()
+        return (await self._session.execute(_FIND_RUNNING, {"chat": chat_id})).scalar_one_or_none()
 
     async def find_newest(self, chat_id: UUID) -> Turn | None:
         """The live turn of the chat that was started last."""
-        statement = (
-            select(Turn)
-            .where(Turn.chat_id == chat_id, Turn.deleted_at.is_(None))
-            .order_by(Turn.started_at.desc(), Turn.id.desc())
-            .limit(1)
-        )
-        return (await self._session.execute(statement)).scalar_one_or_none()
+        return (await self._session.execute(_FIND_NEWEST, {"chat": chat_id})).scalar_one_or_none()
 
     async def soft_delete(self, turn: Turn, *, replaced_by: UUID | None = None) -> None:
         """Take an ended turn and its messages out of the chat; the row stays readable as a status."""
@@ -205,23 +264,13 @@ class TurnRepository:
 
     async def next_attempt(self, turn_id: UUID, *, attempt: int) -> bool:
         """Compare-and-set: the holder of `attempt` takes the next number; it is not a lost attempt."""
-        statement = (
-            update(Turn)
-            .where(Turn.id == turn_id, Turn.state == TurnState.RUNNING, Turn.attempt == attempt)
-            .values(attempt=Turn.attempt + 1)
-            .returning(Turn.id)
-        )
-        return (await self._session.execute(statement)).scalar_one_or_none() is not None
+        taken = await self._session.execute(_NEXT_ATTEMPT, {"turn": turn_id, "held_attempt": attempt})
+        return taken.scalar_one_or_none() is not None
 
     async def hand_back(self, turn_id: UUID, *, attempt: int) -> bool:
         """Compare-and-set: the holder of `attempt` gives the turn up for another worker; not a lost attempt."""
-        statement = (
-            update(Turn)
-            .where(Turn.id == turn_id, Turn.state == TurnState.RUNNING, Turn.attempt == attempt)
-            .values(lease_owner=None, lease_expires_at=None)
-            .returning(Turn.id)
-        )
-        return (await self._session.execute(statement)).scalar_one_or_none() is not None
+        given_up = await self._session.execute(_HAND_BACK, {"turn": turn_id, "held_attempt": attempt})
+        return given_up.scalar_one_or_none() is not None
 
     async def renew(
         self, held: Iterable[tuple[UUID, int]], *, progressing: Iterable[UUID], lease: timedelta
@@ -230,33 +279,17 @@ class TurnRepository:
         pairs = list(held)
         if not pairs:
             return []
-        # Arrays, so that the statement is the same text however many turns are held.
-        mine = select(
-            func.unnest(literal([turn_id for turn_id, _ in pairs], ARRAY(Uuid))),
-            func.unnest(literal([attempt for _, attempt in pairs], ARRAY(Integer))),
-        )
-        unlocked = (
-            select(Turn.id)
-            .where(tuple_(Turn.id, Turn.attempt).in_(mine), Turn.state == TurnState.RUNNING)
-            .with_for_update(skip_locked=True)
-        )
-        now = _now()
-        statement = (
-            update(Turn)
-            .where(Turn.id.in_(unlocked.scalar_subquery()))
-            .values(
-                lease_expires_at=now + _interval(lease),
-                last_progress_at=case((_is_one_of(progressing), now), else_=Turn.last_progress_at),
-            )
-            .returning(Turn.id, Turn.attempt, Turn.cancel_trigger)
-            .execution_options(synchronize_session=False)
-        )
-        return [Renewed(*row) for row in (await self._session.execute(statement)).all()]
+        values = {
+            "turns": [turn_id for turn_id, _ in pairs],
+            "attempts": [attempt for _, attempt in pairs],
+            "progressing": list(progressing),
+            "lease": lease,
+        }
+        return [Renewed(*row) for row in (await self._session.execute(_RENEW, values)).all()]
 
     async def list_states(self, turn_ids: Sequence[UUID]) -> list[TurnStatus]:
         """State and attempt of each turn that exists, without locks."""
-        statement = select(Turn.id, Turn.state, Turn.attempt).where(_is_one_of(turn_ids))
-        rows = (await self._session.execute(statement)).all()
+        rows = (await self._session.execute(_LIST_STATES, {"turns": list(turn_ids)})).all()
         return [TurnStatus(row[0], TurnState(row[1]), row[2]) for row in rows]
 
     async def list_ended(self, turn_ids: Sequence[UUID]) -> list[UUID]:
@@ -265,21 +298,7 @@ class TurnRepository:
 
     async def list_unheld(self, *, limit: int) -> list[Turn]:
         """Running turns that no worker holds: the lease ran out, or nobody has claimed them in time. Oldest first."""
-        now = func.now()  # stable, unlike clock_timestamp(): the partial indexes serve the comparison
-        statement = (
-            select(Turn)
-            .where(
-                Turn.state == TurnState.RUNNING,
-                Turn.deleted_at.is_(None),
-                or_(
-                    Turn.lease_expires_at < now,
-                    and_(Turn.lease_expires_at.is_(None), Turn.last_progress_at < now - UNCLAIMED_GRACE),
-                ),
-            )
-            .order_by(Turn.started_at)
-            .limit(limit)
-        )
-        return list((await self._session.execute(statement)).scalars())
+        return list((await self._session.execute(_LIST_UNHELD, {"limit": limit})).scalars())
 
     async def list_stuck(self, *, no_progress_for: timedelta, older_than: timedelta, limit: int) -> list[Turn]:
         """Running turns whose holder does not move, or that are older than any turn may be. Oldest first."""
@@ -316,7 +335,7 @@ class TurnRepository:
         return (await self._session.execute(statement)).scalar_one_or_none()
 
     async def set_assistant_message(self, turn_id: UUID, message_id: UUID) -> None:
-        await self._session.execute(update(Turn).where(Turn.id == turn_id).values(assistant_message_id=message_id))
+        await self._session.execute(_SET_ASSISTANT_MESSAGE, {"turn": turn_id, "message": message_id})
 
     async def count_waiting_and_running(self) -> tuple[int, int]:
         """Running turns without, and with, a live lease."""
@@ -340,10 +359,6 @@ def is_stuck(*, no_progress_for: timedelta, older_than: timedelta) -> ColumnElem
         and_(Turn.lease_expires_at >= func.now(), Turn.last_progress_at <= func.now() - _interval(no_progress_for)),
         Turn.started_at <= func.now() - _interval(older_than),
     )
-
-
-def _is_one_of(turn_ids: Iterable[UUID]) -> ColumnElement[bool]:
-    return Turn.id == any_(literal(list(turn_ids), ARRAY(Uuid)))
 
 
 def _interval(duration: timedelta) -> Any:

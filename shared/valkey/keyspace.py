@@ -16,6 +16,7 @@ chosen by clients and unique only within a chat: without it one tenant could rea
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from uuid import UUID
 
 CANCEL_CHANNEL = "mc:cancel"
@@ -23,29 +24,29 @@ QUEUE_WAKE = "mc:queue:wake"
 QUEUE_RUNNING = "mc:queue:running"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TurnKeys:
-    """The keys of one turn."""
+    """The keys of one turn, spelled once: a delta needs three of them."""
 
     chat_id: UUID
     request_id: UUID
 
-    @property
+    @cached_property
     def events(self) -> str:
         return f"{self._tag}:events"
 
-    @property
+    @cached_property
     def cancel(self) -> str:
         return f"{self._tag}:cancel"
 
-    @property
+    @cached_property
     def clients(self) -> str:
         return f"{self._tag}:clients"
 
-    @property
+    @cached_property
     def live(self) -> str:
         return f"{self._tag}:live"
 
-    @property
+    @cached_property
     def _tag(self) -> str:
         return f"mc:{{{self.chat_id}:{self.request_id}}}"

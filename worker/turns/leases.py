@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from uuid import UUID
 
-from shared.db.engine import Sessions
+from shared.db.engine import Sessions, single_statement
 from shared.turns.lifecycle import TurnState
 from shared.turns.repository import TurnRepository
 from worker.turns.held import HeldTurn, Stop, StopKind
@@ -62,7 +62,7 @@ class LeaseKeeper:
         held = self.held
         if not held:
             return
-        async with self._sessions.begin() as session:
+        async with single_statement(self._sessions) as session:
             renewed = await TurnRepository(session).renew(
                 [(turn.turn.id, turn.attempt) for turn in held],
                 progressing=[turn.turn.id for turn in held if turn.is_progressing],
@@ -81,7 +81,7 @@ class LeaseKeeper:
 
     async def _stop_gone(self, missing: list[HeldTurn]) -> None:
         """A row missing from a renewal may only have been locked: it is gone when a plain read says so."""
-        async with self._sessions() as session:
+        async with single_statement(self._sessions) as session:
             found = {
                 status.turn_id: status
                 for status in await TurnRepository(session).list_states([turn.turn.id for turn in missing])

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from shared.backoff import backoff
+from shared.backoff import outlast
 from shared.db.engine import Sessions, is_database_away
 from shared.events import frames
 from shared.events.frames import Frame, ToolName
@@ -25,7 +25,7 @@ from shared.metrics import Metrics
 from shared.settings import Settings
 from shared.tasks import BackgroundTasks
 from shared.turns.repository import TurnRepository
-from shared.valkey.client import REDIS_FAILURE
+from shared.valkey.client import is_valkey_away
 from worker.turns.held import HeldTurn, Stop, StopKind
 
 logger = logging.getLogger(__name__)
@@ -223,19 +223,16 @@ class Publisher:
     async def _append(self, frame: Frame, *, is_stoppable: bool) -> Appended:
         """Append with the same bytes until there is an answer."""
         entry_id = self._last_id.next
-        for delay in backoff(first=0.05, longest=2.0):
-            try:
-                outcome = await self._log.append(
-                    self._held.keys, frame, entry_id=entry_id, after=self._last_id, is_stoppable=is_stoppable
-                )
-            except REDIS_FAILURE as error:
-                logger.warning("append failed, will try again: %r", error, extra=self._log_fields())
-                await asyncio.sleep(delay)
-                continue
-            if outcome.is_success:
-                self._last_id = entry_id
-            return outcome
-        raise AssertionError("backoff never ends")
+        outcome = await outlast(
+            lambda: self._log.append(
+                self._held.keys, frame, entry_id=entry_id, after=self._last_id, is_stoppable=is_stoppable
+            ),
+            is_outage=self._is_valkey_away,
+            first=0.05,
+        )
+        if outcome.is_success:
+            self._last_id = entry_id
+        return outcome
 
     async def _rebuild(self) -> Stop | None:
         """The server has lost the log: take the next attempt number and write again all that there was."""
@@ -249,14 +246,7 @@ class Publisher:
         text = self.text
         self._pending.clear()
         events = [*self._tools, *([frames.delta(text)] if text else [])]
-        for delay in backoff(first=0.05, longest=2.0):
-            try:
-                outcome = await self._write_again(attempt, events)
-            except REDIS_FAILURE as error:
-                logger.warning("rebuilding the log failed, will try again: %r", error, extra=self._log_fields())
-                await asyncio.sleep(delay)
-                continue
-            break
+        outcome = await outlast(lambda: self._write_again(attempt, events), is_outage=self._is_valkey_away, first=0.05)
         if not outcome.is_success:
             return Stop(StopKind.SUPERSEDED)
         self._taken = [text]
@@ -279,29 +269,35 @@ class Publisher:
 
     async def _take_next_attempt(self) -> bool:
         may_have_been_taken = False
-        for delay in backoff(first=0.1, longest=2.0):
-            try:
-                async with self._sessions.begin() as session:
-                    turns = TurnRepository(session)
-                    taken = await turns.next_attempt(self._held.turn.id, attempt=self._held.attempt)
-                    if not taken and may_have_been_taken:
-                        # An earlier try may have been committed though its answer was lost.
-                        row = await turns.find(self._held.turn.id)
-                        taken = (
-                            row is not None
-                            and row.attempt == self._held.attempt + 1
-                            and row.lease_owner == self._held.turn.lease_owner
-                        )
-            except Exception as error:
-                if not is_database_away(error):
-                    raise
-                may_have_been_taken = True
-                await asyncio.sleep(delay)
-                continue
-            if taken:
-                self._held.attempt += 1
-            return taken
-        raise AssertionError("backoff never ends")
+
+        async def take() -> bool:
+            async with self._sessions.begin() as session:
+                turns = TurnRepository(session)
+                if await turns.next_attempt(self._held.turn.id, attempt=self._held.attempt):
+                    return True
+                # An earlier try may have been committed though its answer was lost.
+                row = await turns.find(self._held.turn.id) if may_have_been_taken else None
+                return (
+                    row is not None
+                    and row.attempt == self._held.attempt + 1
+                    and row.lease_owner == self._held.turn.lease_owner
+                )
+
+        def is_outage(error: Exception) -> bool:
+            nonlocal may_have_been_taken
+            may_have_been_taken = True
+            return is_database_away(error)
+
+        taken = await outlast(take, is_outage=is_outage, first=0.1)
+        if taken:
+            self._held.attempt += 1
+        return taken
+
+    def _is_valkey_away(self, error: Exception) -> bool:
+        if not is_valkey_away(error):
+            return False
+        logger.warning("the log cannot be written, will try again: %r", error, extra=self._log_fields())
+        return True
 
     def _log_fields(self) -> dict[str, str]:
         return {"turn_id": str(self._held.turn.id), "chat_id": str(self._held.turn.chat_id)}

@@ -11,11 +11,12 @@ import asyncio
 import logging
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from uuid import UUID
 
-from shared.backoff import backoff
+from shared.backoff import outlast
 from shared.clock import Clock
-from shared.db.engine import Sessions, is_database_away
+from shared.db.engine import Sessions, is_database_away, single_statement
 from shared.events import frames
 from shared.events.frames import Frame
 from shared.events.log import Appended, EventLog
@@ -34,7 +35,7 @@ from shared.turns.lifecycle import Ending
 from shared.turns.repository import TurnRepository
 from shared.turns.stop import end_log
 from shared.turns.tables import Turn
-from shared.valkey.client import REDIS_FAILURE
+from shared.valkey.client import REDIS_FAILURE, is_valkey_away
 from worker.providers.base import GenerationRequest, HistoryMessage
 from worker.providers.registry import ProviderRegistry
 from worker.turns.generation import Generation
@@ -60,7 +61,7 @@ class TurnRunner:
 
     async def run(self, turn_id: UUID, *, attempt: int) -> None:
         """Take the turn as its `attempt`-th holder. Safe to call twice: only one claim of an attempt succeeds."""
-        async with self.sessions.begin() as session:
+        async with single_statement(self.sessions) as session:
             turn = await TurnRepository(session).claim(
                 turn_id, attempt=attempt, owner=self.leases.owner, lease=self.leases.lease
             )
@@ -135,16 +136,15 @@ class TurnRunner:
         """The stop came before this attempt: what an earlier one has shown is the answer."""
         if held.attempt == 1:
             return Ending.cancelled("internal", text="", provider_started=False)
-        for delay in backoff(first=0.05, longest=2.0):
-            try:
-                await self.log.close_to_content(held.keys, held.turn.cancel_trigger or "internal")
-                text = await self.log.shown_text(held.keys)
-            except REDIS_FAILURE as error:
-                logger.warning("the log of a stopped turn cannot be read: %r", error, extra=_fields(held.turn))
-                await asyncio.sleep(delay)
-                continue
-            return Ending.cancelled("internal", text=text, provider_started=True)
-        raise AssertionError("backoff never ends")
+
+        async def cut_off() -> str:
+            await self.log.close_to_content(held.keys, held.turn.cancel_trigger or "internal")
+            return await self.log.shown_text(held.keys)
+
+        text = await outlast(
+            cut_off, is_outage=partial(_is_valkey_away, held, "the log of a stopped turn cannot be read"), first=0.05
+        )
+        return Ending.cancelled("internal", text=text, provider_started=True)
 
     async def _is_to_stop(self, held: HeldTurn) -> bool:
         """The last look before the provider is asked, and paid."""
@@ -156,24 +156,23 @@ class TurnRunner:
     async def _open(self, held: HeldTurn, started: Frame) -> Appended:
         """Fence off older attempts; while Valkey is away, keep the lease and try again."""
         restart = frames.restart(attempt=held.attempt, reason="worker_lost")
-        for delay in backoff(first=0.05, longest=2.0):
+
+        async def open_attempt() -> Appended:
             if held.requested_stop is not None:
                 is_stop = held.requested_stop.kind is StopKind.CANCELLED
                 return Appended.CANCELLED if is_stop else Appended.SUPERSEDED
-            try:
-                opened = await self.log.open_attempt(
-                    held.keys,
-                    attempt=held.attempt,
-                    started=started,
-                    restart=restart,
-                    refuse_restart=held.turn.on_worker_loss == "fail",
-                )
-            except REDIS_FAILURE as error:
-                logger.warning("the attempt could not be opened, will try again: %r", error)
-                await asyncio.sleep(delay)
-                continue
+            opened = await self.log.open_attempt(
+                held.keys,
+                attempt=held.attempt,
+                started=started,
+                restart=restart,
+                refuse_restart=held.turn.on_worker_loss == "fail",
+            )
             return opened.outcome
-        raise AssertionError("backoff never ends")
+
+        return await outlast(
+            open_attempt, is_outage=partial(_is_valkey_away, held, "the attempt could not be opened"), first=0.05
+        )
 
     async def _plan(self, held: HeldTurn) -> tuple[CatalogModel, GenerationRequest]:
         """Build the request, however long the database is away.
@@ -181,21 +180,17 @@ class TurnRunner:
         Raises:
             ContextBudgetExceededError, LookupError: it cannot be built.
         """
-        for delay in backoff(first=0.1, longest=2.0):
-            try:
-                return await self._build_request(held.turn)
-            except Exception as error:
-                if not is_database_away(error) or held.is_superseded:
-                    raise
-                logger.warning("history cannot be read, will try again: %r", error, extra=_fields(held.turn))
-            await asyncio.sleep(delay)
-        raise AssertionError("backoff never ends")
+        return await outlast(
+            lambda: self._build_request(held.turn),
+            is_outage=lambda error: not held.is_superseded and _is_database_away(held, "history cannot be read", error),
+            first=0.1,
+        )
 
     async def _build_request(self, turn: Turn) -> tuple[CatalogModel, GenerationRequest]:
         model = self.catalog.current.find_model(turn.effective_model or "")
         if model is None:
             raise LookupError(f"model {turn.effective_model} is not in the catalog")
-        async with self.sessions() as session:
+        async with single_statement(self.sessions) as session:
             text, recent = await load_history(
                 session,
                 chat_id=turn.chat_id,
@@ -231,37 +226,28 @@ class TurnRunner:
 
     async def _finalize(self, held: HeldTurn, ending: Ending) -> Finalized | None:
         """Commit the end, for as long as the attempt stands: this worker holds the only copy of the text."""
+
+        async def finalize() -> Finalized | None:
+            if held.is_superseded:
+                return None
+            began = asyncio.get_running_loop().time()
+            finalized = await finalize_turn(
+                self.sessions, turn_id=held.turn.id, chat_id=held.turn.chat_id, ending=ending, attempt=held.attempt
+            )
+            held.is_finalized = True
+            self.metrics.finalization_latency_ms.observe((asyncio.get_running_loop().time() - began) * 1000)
+            return finalized
+
         async with held.lock:
             held.is_progressing = True
-            for delay in backoff(first=0.1, longest=2.0):
-                if held.is_superseded:
-                    return None
-                began = asyncio.get_running_loop().time()
-                try:
-                    finalized = await finalize_turn(
-                        self.sessions,
-                        turn_id=held.turn.id,
-                        chat_id=held.turn.chat_id,
-                        ending=ending,
-                        attempt=held.attempt,
-                    )
-                except Exception as error:
-                    if not is_database_away(error):
-                        raise
-                    logger.warning("finalization failed, will try again: %r", error, extra=_fields(held.turn))
-                    await asyncio.sleep(delay)
-                    continue
-                held.is_finalized = True
-                self.metrics.finalization_latency_ms.observe((asyncio.get_running_loop().time() - began) * 1000)
-                return finalized
-        raise AssertionError("backoff never ends")
+            return await outlast(finalize, is_outage=partial(_is_database_away, held, "finalization failed"), first=0.1)
 
     async def _give_up(self, held: HeldTurn) -> None:
         """Leave the turn to others; a turn that is handed back goes into the queue at once."""
         stop = held.requested_stop
         if stop is None or stop.kind is not StopKind.HAND_BACK:
             return
-        async with self.sessions.begin() as session:
+        async with single_statement(self.sessions) as session:
             if not await TurnRepository(session).hand_back(held.turn.id, attempt=held.attempt):
                 return
         self.metrics.turn_attempts.labels(reason="drain").inc()
@@ -269,6 +255,19 @@ class TurnRunner:
             await self.queue.enqueue(RunTurn(held.turn.id, held.attempt + 1))
         except REDIS_FAILURE as error:
             logger.warning("a turn handed back is left to the sweeper: %r", error, extra=_fields(held.turn))
+
+
+def _is_valkey_away(held: HeldTurn, what: str, error: Exception) -> bool:
+    return is_valkey_away(error) and _note_outage(held, what, error)
+
+
+def _is_database_away(held: HeldTurn, what: str, error: Exception) -> bool:
+    return is_database_away(error) and _note_outage(held, what, error)
+
+
+def _note_outage(held: HeldTurn, what: str, error: Exception) -> bool:
+    logger.warning("%s, will try again: %r", what, error, extra=_fields(held.turn))
+    return True
 
 
 def _fields(turn: Turn) -> dict[str, str]:

@@ -57,10 +57,9 @@ async def working(valkey_url: str, *, max_jobs: int = 256) -> AsyncIterator[Work
         {"redis": {"url": valkey_url}, "worker": {"max_jobs": max_jobs, "poll_delay_ms": 5_000}}
     )
     worker, tasks = Worker(), BackgroundTasks()
-    async with open_valkey(settings.redis) as valkey, open_valkey(settings.redis, connections=1) as wake:
+    async with open_valkey(settings.redis) as valkey, open_valkey(settings.redis) as wake:
         loop = JobLoop(
             {RUN_TURN: worker.run_turn},
-            valkey=valkey,
             wake_valkey=wake,
             queue=TurnQueue(valkey, settings),
             settings=settings,
@@ -89,7 +88,7 @@ async def test_jobs_are_picked_oldest_first(queue: TurnQueue) -> None:
     for job in jobs:
         await queue.enqueue(job)
         await asyncio.sleep(0.002)  # scores are milliseconds
-    picked = [job_id for job_id, _ in await queue.pick(at_most=10, in_progress_ms=IN_PROGRESS_MS)]
+    picked = [job.job_id for job in await queue.pick(at_most=10, in_progress_ms=IN_PROGRESS_MS)]
     assert picked == [job.job_id for job in jobs]
 
 
@@ -100,7 +99,7 @@ async def test_running_jobs_do_not_hide_waiting_ones(queue: TurnQueue, valkey: V
     assert len(await queue.pick(at_most=600, in_progress_ms=IN_PROGRESS_MS)) == 600
     fresh = a_job()
     await queue.enqueue(fresh)
-    assert [job_id for job_id, _ in await queue.pick(at_most=1, in_progress_ms=IN_PROGRESS_MS)] == [fresh.job_id]
+    assert [job.job_id for job in await queue.pick(at_most=1, in_progress_ms=IN_PROGRESS_MS)] == [fresh.job_id]
 
 
 async def test_no_key_outlives_its_jobs(queue: TurnQueue, valkey: Valkey) -> None:
@@ -109,8 +108,9 @@ async def test_no_key_outlives_its_jobs(queue: TurnQueue, valkey: Valkey) -> Non
     await queue.enqueue(job)
     for key in await valkey.keys("arq:job:*"):
         assert await valkey.ttl(key) > 0
-    [(job_id, _)] = await queue.pick(at_most=1, in_progress_ms=IN_PROGRESS_MS)
-    await queue.finish(job_id)
+    [picked] = await queue.pick(at_most=1, in_progress_ms=IN_PROGRESS_MS)
+    assert picked.read() == (RUN_TURN, job.to_kwargs())
+    await queue.finish(picked.job_id)
     assert await valkey.keys("*") == [QUEUE_WAKE.encode()]
 
 

@@ -26,6 +26,7 @@ from shared.clock import SystemClock
 from shared.ids import new_uuid4
 from shared.settings import RedisSettings
 from shared.tasks import BackgroundTasks
+from shared.valkey import connect
 from shared.valkey.client import Valkey, open_valkey
 from shared.valkey.keyspace import TurnKeys
 from tests.support.waiting import wait_until
@@ -246,7 +247,7 @@ async def test_a_refused_subscription_is_tried_again_more_and_more_slowly(
 async def test_a_server_that_falls_silent_is_left(valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection stays open, but nothing comes any more: a heartbeat finds out, readers are told of the gap."""
     monkeypatch.setattr(subscriber_module, "HEARTBEAT_SECS", 0.05)
-    monkeypatch.setattr(subscriber_module, "CONNECT_TIMEOUT_SECS", 0.2)
+    monkeypatch.setattr(connect, "CONNECT_TIMEOUT_SECS", 0.2)
     async with (
         door_to(valkey_url) as (door, port),
         admin_of(valkey_url) as admin,
