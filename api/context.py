@@ -16,6 +16,7 @@ from shared.db.engine import Sessions
 from shared.events.log import EventLog
 from shared.metrics import Metrics
 from shared.model_catalog.holder import CatalogHolder
+from shared.policy.file_source import FilePolicySource
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
 from shared.turns.stop import TurnStopper
@@ -35,6 +36,7 @@ class ApiContext:
     audience: Audience
     stopper: TurnStopper
     catalog: CatalogHolder
+    policies: FilePolicySource
     clock: Clock
     authenticator: Authenticator
     metrics: Metrics

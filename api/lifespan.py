@@ -23,6 +23,7 @@ from shared.model_catalog.holder import CatalogHolder
 from shared.model_catalog.source import load_catalog
 from shared.outbox.gauges import measure_outbox
 from shared.periodic import every
+from shared.policy.file_source import FilePolicySource
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
 from shared.tasks import BackgroundTasks
@@ -62,6 +63,8 @@ async def open_context(
             serve_metrics(metrics, host=settings.host, port=settings.metrics.api_port, key="metrics.api_port")
         )
         engine, sessions = await stack.enter_async_context(open_database(settings.database))
+        policies = FilePolicySource(settings, catalog, sessions=sessions, clock=clock, metrics=metrics)
+        await policies.start()
         valkey = await stack.enter_async_context(open_valkey(settings.redis))
         log = EventLog(valkey, settings)
         draining = asyncio.Event()
@@ -73,6 +76,7 @@ async def open_context(
         followers = TurnFollower(sessions)
         background = BackgroundTasks()
         stack.push_async_callback(background.aclose)
+        background.spawn(policies.keep_current(), name="catalog reload")
         background.spawn(live.run(), name="live feed")
         background.spawn(followers.run(), name="turn follower")
         background.spawn(every(HEARTBEAT_INTERVAL, audience.renew, name="presence"), name="presence")
@@ -91,6 +95,7 @@ async def open_context(
             audience=audience,
             stopper=stopper,
             catalog=catalog,
+            policies=policies,
             clock=clock,
             authenticator=authenticator,
             metrics=metrics,

@@ -19,6 +19,7 @@ from api.middleware import Foyer, RequestMiddleware
 from api.model_catalog.routes import router as model_catalog
 from api.openapi import DescribedApi
 from api.problems import install_handlers
+from api.quotas.routes import router as quotas
 from api.reactions.routes import router as reactions
 from api.server import Server
 from api.turns.routes import router as turns
@@ -32,6 +33,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     chats,
     messages,
     model_catalog,
+    quotas,
     reactions,
     turns,
 )

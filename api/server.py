@@ -4,6 +4,8 @@ SIGTERM drains: readiness turns red at once and requests are still taken for `dr
 to this replica can stop; then the port is closed, open streams get `RELAY_SECS` to end by themselves, and those that
 are left are closed with a `retry:`, so that their clients go to another replica with their cursor. SIGINT, or a second
 signal, closes them at once. No terminal event is made up for a turn that has not ended, and no turn is stopped by it.
+
+SIGHUP reloads the catalog.
 """
 
 from __future__ import annotations
@@ -57,6 +59,7 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.handle_exit, number, None)
+        loop.add_signal_handler(signal.SIGHUP, self._context.policies.ask_for_reload)
         yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (of uvicorn)

@@ -62,7 +62,7 @@ class ReadinessProbe:
             "postgresql": self._database_answers,
             "migrations": self._schema_is_current,
             "redis": self._redis_answers,
-            "catalog": self._catalog_is_loaded,
+            "catalog": self._catalog_is_in_force,
             "accepting": self._accepts_work,
         }
         outcomes, usage = await asyncio.gather(
@@ -84,8 +84,8 @@ class ReadinessProbe:
     async def _redis_answers(self) -> bool:
         return bool(await self.valkey.ping())
 
-    async def _catalog_is_loaded(self) -> bool:
-        return any(self.catalog.current.enabled_models())
+    async def _catalog_is_in_force(self) -> bool:
+        return self.catalog.is_stored
 
     async def _usage_is_delivered(self) -> bool:
         async with self.sessions() as session:

@@ -77,6 +77,7 @@ class Metrics:
         self.provider_latency_ms = self._histogram(
             "provider_latency_ms", "Request to response headers of a provider", ("provider", "endpoint")
         )
+        self.catalog_reload = self._counter("catalog_reload", "Looks at the catalog file", ("result",))
         by_kind = ("kind",)
         self.outbox_enqueue = self._counter("outbox_enqueue", "Messages written to the outbox", ("kind", "result"))
         self.outbox_handler = self._counter("outbox_handler", "Tries to deliver a message", ("kind", "result"))

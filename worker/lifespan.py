@@ -19,6 +19,7 @@ from shared.metrics import Metrics, serve_metrics
 from shared.model_catalog.holder import CatalogHolder
 from shared.model_catalog.source import load_catalog
 from shared.outbox.messages import AUDIT, USAGE_SNAPSHOT
+from shared.policy.file_source import FilePolicySource
 from shared.queue.jobs import RUN_TURN
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
@@ -58,6 +59,7 @@ class WorkerContext:
     signal_valkey: Valkey
     """The connection on which stop signals arrive."""
     metrics: Metrics
+    policies: FilePolicySource
     jobs: JobLoop
     draining: asyncio.Event
     """Set by the first signal: readiness is red, no further turn is taken."""
@@ -69,6 +71,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
     catalog = CatalogHolder(load_catalog(settings))
     metrics = Metrics(settings.metrics.prefix)
     draining = asyncio.Event()
+    clock = SystemClock()
     async with AsyncExitStack() as stack:
         engine, sessions = await stack.enter_async_context(open_database(settings.database))
         valkey = await stack.enter_async_context(open_valkey(settings.redis))
@@ -85,12 +88,20 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
                 routes=health_routes(probe),
             )
         )
-        providers = ProviderRegistry(catalog.current.providers)
+        providers = ProviderRegistry(catalog.loaded.providers)
         stack.push_async_callback(providers.aclose)
+        policies = FilePolicySource(
+            settings,
+            catalog,
+            sessions=sessions,
+            clock=clock,
+            metrics=metrics,
+            on_change=lambda loaded: providers.replace(loaded.providers),
+        )
+        await policies.start()
         log = EventLog(valkey, settings)
         queue = TurnQueue(valkey, settings)
         leases = LeaseKeeper(sessions, owner=process_name(), lease=timedelta(seconds=settings.turns.lease_secs))
-        clock = SystemClock()
         stopper = TurnStopper(sessions=sessions, valkey=valkey, log=log, clock=clock, metrics=metrics)
         usage_sink = await stack.enter_async_context(open_sink(settings.usage_sink, clock=clock))
         audit_sink = await stack.enter_async_context(open_sink(settings.audit_sink, clock=clock))
@@ -147,6 +158,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             purge=Purge(settings, sessions),
             signal_valkey=signal_valkey,
             metrics=metrics,
+            policies=policies,
             jobs=JobLoop(
                 {RUN_TURN: run_turn},
                 wake_valkey=wake_valkey,

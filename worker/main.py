@@ -1,7 +1,7 @@
 """The worker process: `mini-chat worker`.
 
 SIGTERM and SIGINT drain it: it starts no further turn, lets those under way end within `worker.drain_secs`, hands the
-rest back to the queue and exits. A second signal hands back at once.
+rest back to the queue and exits. A second signal hands back at once. SIGHUP reloads the catalog.
 """
 
 from __future__ import annotations
@@ -42,11 +42,13 @@ async def _run(settings: Settings) -> None:
     async with open_worker(settings) as context:
         drain = Drain(context)
         drain.listen()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, context.policies.ask_for_reload)
         periodic = [
             every(context.leases.lease / 3, context.leases.renew, name="lease renewal"),
             every(SWEEP_INTERVAL, context.sweeper.sweep, name="sweep"),
             every(ABSENCE_INTERVAL, context.absence.look, name="absence watch"),
             hear_stop_signals(context.signal_valkey, context.leases),
+            context.policies.keep_current(),
             context.outbox.run(),
             every(GAUGE_INTERVAL, partial(measure_turns, context.sessions, context.metrics), name="gauges"),
             every(GAUGE_INTERVAL, partial(measure_outbox, context.sessions, context.metrics), name="outbox gauges"),

@@ -14,7 +14,7 @@ router = APIRouter(tags=["models"])
 @router.get("/models", dependencies=[Depends(require(Action.LIST_MODELS))], responses=problem_responses())
 async def list_models(context: Context) -> ModelList:
     """The models a chat can be created with, in the order of the catalog."""
-    return ModelList(items=tuple(Model.of(model) for model in context.catalog.current.enabled_models()))
+    return ModelList(items=tuple(Model.of(model) for model in context.catalog.loaded.enabled_models()))
 
 
 @router.get(
@@ -24,7 +24,7 @@ async def list_models(context: Context) -> ModelList:
 )
 async def get_model(model_id: str, context: Context) -> Model:
     """One model; a disabled one is as good as none."""
-    model = context.catalog.current.find_model(model_id)
+    model = context.catalog.loaded.find_model(model_id)
     if model is None or not model.enabled:
         raise ModelNotFoundError
     return Model.of(model)

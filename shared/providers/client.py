@@ -72,30 +72,55 @@ class ProviderClient:
         await self.openai.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    origin: ProviderConfig
+    """What the client was built from, overrides included."""
+    client: ProviderClient
+
+
 class ProviderClients:
     """Builds clients on first use and keeps them; tenants without an override share one."""
 
     def __init__(self, providers: Mapping[str, ProviderConfig]) -> None:
         self._providers = providers
-        self._clients: dict[tuple[str, UUID | None], ProviderClient] = {}
+        self._clients: dict[tuple[str, UUID | None], _Known] = {}
+        self._replaced: list[ProviderClient] = []
+        """No new call begins on them, but one may still run."""
         self._tls = httpx2.create_ssl_context()  # tens of milliseconds: once, not per client
 
-    def get(self, provider_id: str, tenant_id: UUID) -> ProviderClient:
+    def replace(self, providers: Mapping[str, ProviderConfig]) -> None:
+        """Reach providers as `providers` says from now on; calls under way go on as they are."""
+        self._providers = providers
+
+    def get(self, provider_id: str, tenant_id: UUID, otherwise: ProviderConfig | None = None) -> ProviderClient:
         """The client of `provider_id` as `tenant_id` reaches it.
+
+        Args:
+            otherwise: how it is reached if the catalog of this process does not know it.
 
         Raises:
             KeyError: no such provider; the catalog refuses models that name one.
             ConfigurationError: its secret has gone since start-up.
         """
-        config = self._providers[provider_id]
+        config = self._providers.get(provider_id, otherwise)
+        if config is None:
+            raise KeyError(provider_id)
         key = (provider_id, tenant_id if tenant_id in config.tenant_overrides else None)
-        if key not in self._clients:
-            self._clients[key] = build_client(config.for_tenant(tenant_id), tls=self._tls)
-        return self._clients[key]
+        known = self._clients.get(key)
+        if known is not None and known.origin == config:
+            return known.client
+        client = build_client(config.for_tenant(tenant_id), tls=self._tls)
+        if known is not None:
+            self._replaced.append(known.client)
+        self._clients[key] = _Known(config, client)
+        return client
 
     async def aclose(self) -> None:
-        while self._clients:
-            _, client = self._clients.popitem()
+        clients = [*self._replaced, *(known.client for known in self._clients.values())]
+        self._replaced.clear()
+        self._clients.clear()
+        for client in clients:
             await client.aclose()
 
 

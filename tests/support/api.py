@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from api.context import ApiContext
 from api.main import create_app
+from shared.clock import Clock
 from shared.settings import Settings
 from tests.support.tokens import SECRET, Caller
 from tests.support.waiting import wait_until
@@ -36,9 +37,11 @@ class RunningApi:
 
 
 @asynccontextmanager
-async def running_api(settings: Settings, *, has_valkey: bool = True) -> AsyncIterator[RunningApi]:
+async def running_api(
+    settings: Settings, *, has_valkey: bool = True, clock: Clock | None = None
+) -> AsyncIterator[RunningApi]:
     """The API of `settings`, once its live feed is connected; without Valkey that is not waited for."""
-    app = create_app(settings)
+    app = create_app(settings, clock=clock)
     async with app.router.lifespan_context(app):
         if has_valkey:
             await wait_until(lambda: app.state.context.live.is_connected)

@@ -27,9 +27,17 @@ class ProviderRegistry:
         self._clients = ProviderClients(catalog_providers)
         self._providers: dict[ProviderClient, HttpProvider] = {}
 
-    def get(self, provider_id: str, tenant_id: UUID) -> Provider:
-        """The provider as `tenant_id` reaches it; the same object each time, shared by tenants without an override."""
-        client = self._clients.get(provider_id, tenant_id)
+    def replace(self, catalog_providers: Mapping[str, ProviderConfig]) -> None:
+        """Reach providers as a reloaded catalog says; turns under way keep theirs."""
+        self._clients.replace(catalog_providers)
+
+    def get(self, provider_id: str, tenant_id: UUID, otherwise: ProviderConfig | None = None) -> Provider:
+        """The provider as `tenant_id` reaches it; the same object each time, shared by tenants without an override.
+
+        Args:
+            otherwise: how it is reached if the catalog of this process does not know it.
+        """
+        client = self._clients.get(provider_id, tenant_id, otherwise)
         if client not in self._providers:
             self._providers[client] = HttpProvider(client, DIALECTS[client.config.kind])
         return self._providers[client]

@@ -246,7 +246,7 @@ async def test_without_engines_the_process_lives_and_is_not_ready(settings: Sett
                 "postgresql": "failed",
                 "migrations": "failed",
                 "redis": "failed",
-                "catalog": "ok",
+                "catalog": "failed",
                 "accepting": "ok",
                 "usage_delivery": "degraded",
             },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -16,6 +17,11 @@ import httpx
 import pytest
 
 from api.json_route import MAX_BODY_BYTES
+from shared.clock import SystemClock
+from shared.db.engine import open_database
+from shared.model_catalog.catalog import Catalog
+from shared.policy.snapshots import store_snapshot
+from shared.settings import DatabaseSettings
 from tests.support.catalogs import acceptance_catalog, write_catalog
 from tests.support.waiting import wait_until
 
@@ -67,6 +73,42 @@ async def test_a_process_serves_until_it_is_asked_to_end(environment: dict[str, 
     lines = [json.loads(line) for line in log.splitlines()]
     created = next(line for line in lines if line["message"] == "POST /mini-chat/v1/chats")
     assert (created["process"], created["http_status"], len(created["trace_id"])) == ("api", 201, 32)
+
+
+async def test_a_process_reloads_its_catalog_on_sighup(environment: dict[str, str], tmp_path: Path) -> None:
+    environment |= {"MINI_CHAT_CATALOG__RELOAD_SECS": "0"}
+    url = f"http://127.0.0.1:{environment['MINI_CHAT_PORT']}"
+    with started(environment) as process:
+        async with httpx.AsyncClient(base_url=url) as client:
+
+            async def are_models(count: int) -> bool:
+                try:
+                    answer = await client.get("/mini-chat/v1/models")
+                except httpx.TransportError:
+                    return False
+                return len(answer.json()["items"]) == count
+
+            await wait_until(lambda: are_models(4), timeout=60)
+            tree = acceptance_catalog()
+            write_catalog(tree | {"policy_version": 2, "model_catalog": tree["model_catalog"][:2]}, tmp_path)
+            process.send_signal(signal.SIGHUP)
+            await wait_until(lambda: are_models(2), timeout=3)
+
+
+def test_a_policy_that_is_stored_otherwise_ends_the_start_with_one_message(
+    environment: dict[str, str], database_url: str, tmp_path: Path
+) -> None:
+    async def store() -> None:
+        async with open_database(DatabaseSettings.model_validate({"url": database_url})) as (_, sessions):
+            await store_snapshot(sessions, Catalog.model_validate(acceptance_catalog()), now=SystemClock().now())
+
+    asyncio.run(store())
+    write_catalog(acceptance_catalog() | {"kill_switches": {"disable_images": True}}, tmp_path)
+    with started(environment) as process:
+        _, log = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "policy_version: 1 is stored with another content" in log.splitlines()[-1]
+    assert "Traceback" not in log
 
 
 @pytest.mark.parametrize("variable", ["MINI_CHAT_PORT", "MINI_CHAT_METRICS__API_PORT"])

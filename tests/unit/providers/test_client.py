@@ -66,6 +66,29 @@ async def test_tenants_share_a_client_unless_they_have_an_override(
     assert shared.secret is None
 
 
+async def test_other_providers_get_other_clients_and_the_same_keep_theirs(clients_of: Clients) -> None:
+    """Calls that run on a replaced client go on: it is closed with the others, not before."""
+    clients = clients_of(a_config(8080))
+    first = clients.get("main", USER)
+    clients.replace({"main": a_config(8080)})
+    assert clients.get("main", USER) is first
+    clients.replace({"main": a_config(9090)})
+    second = clients.get("main", USER)
+    assert str(second.openai.base_url) == "http://127.0.0.1:9090/v1/"
+    assert not first.openai.is_closed()
+    await clients.aclose()
+    assert first.openai.is_closed()
+    assert second.openai.is_closed()
+
+
+async def test_a_provider_that_is_not_known_is_reached_as_the_caller_knows_it(clients_of: Clients) -> None:
+    clients = clients_of(a_config(8080))
+    assert str(clients.get("other", USER, a_config(9090)).openai.base_url) == "http://127.0.0.1:9090/v1/"
+    assert str(clients.get("main", USER, a_config(9090)).openai.base_url) == "http://127.0.0.1:8080/v1/"
+    with pytest.raises(KeyError, match="nobody"):
+        clients.get("nobody", USER)
+
+
 async def test_an_ipv6_host_is_bracketed(clients_of: Clients) -> None:
     config = a_config(8080).model_copy(update={"host": "::1"})
     assert str(clients_of(config).get("main", TENANT).openai.base_url) == "http://[::1]:8080/v1/"

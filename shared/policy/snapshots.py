@@ -1,0 +1,70 @@
+"""Policies as they are stored, one row a version, written once.
+
+The hash decides whether two catalogs of one version are the same policy. It leaves out `providers`, which say how a
+process reaches them and may differ from place to place, and members at their defaults, so that processes of two
+releases agree on a file of which one knows more members. The payload has everything; a reader skips what it does not
+know. Credentials are references in a catalog, so none is stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from typing import Final
+
+import orjson
+from sqlalchemy import BigInteger, bindparam, select
+from sqlalchemy.dialects.postgresql import insert
+
+from shared.db.engine import Sessions
+from shared.model_catalog.catalog import Catalog
+from shared.quotas.tables import PolicySnapshot
+from shared.settings import ConfigurationError
+
+_INSERT: Final = insert(PolicySnapshot).on_conflict_do_nothing(index_elements=["policy_version"])
+_IS_VERSION: Final = PolicySnapshot.policy_version == bindparam("version", type_=BigInteger)
+_SELECT_HASH: Final = select(PolicySnapshot.content_hash).where(_IS_VERSION)
+_SELECT_PAYLOAD: Final = select(PolicySnapshot.payload).where(_IS_VERSION)
+
+
+def content_hash(catalog: Catalog) -> str:
+    content = catalog.model_dump(mode="json", exclude={"providers"}, exclude_defaults=True)
+    return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+async def store_snapshot(sessions: Sessions, catalog: Catalog, *, now: datetime) -> None:
+    """Make sure that the policy is stored under its version, whoever else is storing it.
+
+    Raises:
+        ConfigurationError: the version is stored with another content.
+        Exception: the database is away, or has not been migrated yet.
+    """
+    wanted = content_hash(catalog)
+    async with sessions.begin() as session:
+        await session.execute(
+            _INSERT,
+            {
+                "policy_version": catalog.policy_version,
+                "payload": catalog.model_dump(mode="json"),
+                "content_hash": wanted,
+                "created_at": now,
+            },
+        )
+        # Whoever came second has waited for the first one's commit, and reads it here.
+        stored = await session.scalar(_SELECT_HASH, {"version": catalog.policy_version})
+    if stored != wanted:
+        raise ConfigurationError(
+            f"policy_version: {catalog.policy_version} is stored with another content; raise it to publish this catalog"
+        )
+
+
+async def load_snapshot(sessions: Sessions, version: int) -> Catalog:
+    """
+    Raises:
+        LookupError: the version has never been stored.
+    """
+    async with sessions() as session:
+        payload = await session.scalar(_SELECT_PAYLOAD, {"version": version})
+    if payload is None:
+        raise LookupError(f"policy version {version} is unknown")
+    return Catalog.model_validate(payload, extra="ignore")

@@ -1,0 +1,88 @@
+"""The catalog file is edited while the product runs."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.catalogs import PREMIUM, STANDARD
+from tests.support.deployment import Deployment, Process, deployment
+from tests.support.tokens import Caller
+from tests.support.turns import ToldTurn, ask, create_chat
+from tests.support.waiting import wait_until
+
+RELOAD_SECS = 3.0
+"""A hangup takes a tenth of a second; the rest is for a machine that is busy with other tests."""
+
+
+@pytest.fixture
+def reloading(database_url: str, valkey_url: str) -> Iterator[Deployment]:
+    with deployment(
+        database_url=database_url, valkey_url=valkey_url, apis=1, workers=1, CATALOG__RELOAD_SECS="0.2"
+    ) as running:
+        yield running
+
+
+def edit(product: Deployment, **changes: Any) -> None:
+    path = Path(product.variables["CATALOG__PATH"])
+    tree = yaml.safe_load(path.read_text()) | changes
+    replacement = path.with_suffix(".new")
+    replacement.write_text(yaml.safe_dump(tree))
+    replacement.replace(path)
+
+
+def decision_of(turn: ToldTurn) -> dict[str, Any]:
+    names = ("effective_model", "quota_decision", "downgrade_from", "downgrade_reason")
+    return {name: turn.terminal.data[name] for name in names if name in turn.terminal.data}
+
+
+def has_reloaded(process: Process, policy_version: int) -> bool:
+    return f'"policy_version":{policy_version}' in process.log
+
+
+ALLOWED = {"effective_model": PREMIUM, "quota_decision": "allow"}
+DOWNGRADED = {
+    "effective_model": STANDARD,
+    "quota_decision": "downgrade",
+    "downgrade_from": PREMIUM,
+    "downgrade_reason": "disable_premium_tier",
+}
+
+
+async def test_a_kill_switch_takes_effect_at_the_next_send(reloading: Deployment) -> None:
+    async with reloading.client(Caller()) as client:
+        chat_id = await create_chat(client, model=PREMIUM)
+
+        async def has_switched(expected: dict[str, Any]) -> bool:
+            return decision_of(await ask(client, "?", chat_id=chat_id)) == expected
+
+        assert await has_switched(ALLOWED)
+        edit(reloading, policy_version=2, kill_switches={"disable_premium_tier": True})
+        await wait_until(lambda: has_switched(DOWNGRADED))
+
+        edit(reloading, policy_version=2, kill_switches={})  # the version must grow: nothing changes
+        await wait_until(lambda: "2 is stored with another content" in reloading.apis[0].log)
+        assert await has_switched(DOWNGRADED)
+
+        edit(reloading, policy_version=3, kill_switches={})
+        await wait_until(lambda: has_switched(ALLOWED))
+    await wait_until(partial(has_reloaded, reloading.workers[0], 3))
+
+
+async def test_a_hangup_reloads_api_and_worker_at_once(database_url: str, valkey_url: str) -> None:
+    with deployment(
+        database_url=database_url, valkey_url=valkey_url, apis=1, workers=1, CATALOG__RELOAD_SECS="0"
+    ) as product:
+        edit(product, policy_version=2, kill_switches={"disable_premium_tier": True})
+        for process in (product.apis[0], product.workers[0]):
+            process.popen.send_signal(signal.SIGHUP)
+            await wait_until(partial(has_reloaded, process, 2), timeout=RELOAD_SECS)
+        async with product.client(Caller()) as client:
+            turn = await ask(client, "?", chat_id=await create_chat(client, model=PREMIUM))
+        assert decision_of(turn) == DOWNGRADED
