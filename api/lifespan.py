@@ -27,6 +27,7 @@ from shared.policy.file_source import FilePolicySource
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
 from shared.tasks import BackgroundTasks
+from shared.turns.finalize import TurnFinalizer
 from shared.turns.gauges import GAUGE_INTERVAL, measure_turns
 from shared.turns.presence import HEARTBEAT_INTERVAL, Presence
 from shared.turns.stop import TurnStopper
@@ -69,7 +70,14 @@ async def open_context(
         log = EventLog(valkey, settings)
         draining = asyncio.Event()
         presence = Presence(valkey, process=process_name())
-        stopper = TurnStopper(sessions=sessions, valkey=valkey, log=log, clock=clock, metrics=metrics)
+        stopper = TurnStopper(
+            sessions=sessions,
+            finalizer=TurnFinalizer(sessions, policies, settings, metrics),
+            valkey=valkey,
+            log=log,
+            clock=clock,
+            metrics=metrics,
+        )
         audience = Audience(presence, stopper, grace_secs=settings.streaming.disconnect_grace_secs, draining=draining)
         stack.push_async_callback(audience.aclose)
         live = LiveFeed(valkey, capacity=settings.streaming.sse_channel_capacity, is_fast=settings.relay.fast_path)

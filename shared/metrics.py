@@ -16,6 +16,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 
+from shared.quotas.metrics import QuotaMetrics
 from shared.settings import ConfigurationError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -90,6 +91,8 @@ class Metrics:
         )
         self.audit_emit = self._counter("audit_emit", "Audit events on their way out", ("result",))
         self.audit_redaction_hits = self._counter("audit_redaction_hits", "Secrets taken out of content", ("pattern",))
+        self.unknown_error_code = self._counter("unknown_error_code", "Turns that failed for no known reason")
+        self.quota = QuotaMetrics(prefix, self.registry)
         self.context_truncation = self._counter(
             "context_truncation", "Context items left out to fit the budget", ("truncated_item",)
         )

@@ -23,6 +23,7 @@ from shared.policy.file_source import FilePolicySource
 from shared.queue.jobs import RUN_TURN
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
+from shared.turns.finalize import TurnFinalizer
 from shared.turns.presence import Presence
 from shared.turns.stop import TurnStopper
 from shared.valkey.client import Valkey, open_valkey
@@ -39,6 +40,7 @@ from worker.turns.leases import LeaseKeeper
 from worker.turns.outage import OutageGuard
 from worker.turns.runner import TurnRunner
 from worker.turns.sweeper import SWEEP_INTERVAL, Sweeper
+from worker.turns.warnings import QuotaWarnings
 from worker.turns.watchdog import Watchdog
 
 
@@ -102,7 +104,6 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
         log = EventLog(valkey, settings)
         queue = TurnQueue(valkey, settings)
         leases = LeaseKeeper(sessions, owner=process_name(), lease=timedelta(seconds=settings.turns.lease_secs))
-        stopper = TurnStopper(sessions=sessions, valkey=valkey, log=log, clock=clock, metrics=metrics)
         usage_sink = await stack.enter_async_context(open_sink(settings.usage_sink, clock=clock))
         audit_sink = await stack.enter_async_context(open_sink(settings.audit_sink, clock=clock))
         max_attempts = settings.outbox.max_attempts
@@ -113,9 +114,14 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
         outbox = Delivery(
             settings=settings.outbox, sessions=sessions, metrics=metrics, owner=leases.owner, handlers=handlers
         )
+        finalizer = TurnFinalizer(sessions, policies, settings, metrics, wake_outbox=outbox.wake)
+        stopper = TurnStopper(
+            sessions=sessions, finalizer=finalizer, valkey=valkey, log=log, clock=clock, metrics=metrics
+        )
         runner = TurnRunner(
             settings=settings,
             sessions=sessions,
+            finalizer=finalizer,
             log=log,
             queue=queue,
             leases=leases,
@@ -123,6 +129,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             catalog=catalog,
             clock=clock,
             metrics=metrics,
+            quota_warnings=QuotaWarnings(settings, sessions, policies, clock),
         )
         yield WorkerContext(
             settings=settings,
@@ -133,6 +140,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             sweeper=Sweeper(
                 settings=settings,
                 sessions=sessions,
+                finalizer=finalizer,
                 queue=queue,
                 log=log,
                 stopper=stopper,
@@ -141,6 +149,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             watchdog=Watchdog(
                 settings=settings,
                 sessions=sessions,
+                finalizer=finalizer,
                 log=log,
                 clock=clock,
                 metrics=metrics,

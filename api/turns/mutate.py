@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import func, select, update
@@ -18,17 +19,27 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.auth import Principal
 from api.context import ApiContext
-from api.turns.preflight import Accepted, Admission, TurnRequest, admit, announce, insert_turn, is_valkey_there
+from api.turns.preflight import (
+    Accepted,
+    Admitted,
+    TurnRequest,
+    account_of,
+    admit,
+    announce,
+    insert_turn,
+    is_valkey_there,
+)
 from api.turns.submit import Existing, find_existing
 from shared.attachments.tables import Attachment
 from shared.chats.errors import ChatNotFoundError
-from shared.chats.repository import ChatRepository
 from shared.chats.tables import Chat
 from shared.db.transaction import run_transaction
 from shared.errors import ForbiddenError, UnavailableError
 from shared.ids import ChatId, new_uuid4
 from shared.messages.tables import Message, MessageAttachment
+from shared.outbox.messages import audit
 from shared.settings import OnDisconnect, OnWorkerLoss
+from shared.turns.audit_events import turn_deleted, turn_replaced
 from shared.turns.errors import (
     GenerationInProgressError,
     InvalidTurnStateError,
@@ -59,6 +70,7 @@ async def replace_turn(command: ReplaceTurn, principal: Principal, context: ApiC
     Raises:
         ChatError: refused; the old turn is as it was.
     """
+    account = account_of(principal, context)
     draft = TurnRequest(
         chat_id=command.chat_id,
         request_id=command.request_id or new_uuid4(),
@@ -67,19 +79,19 @@ async def replace_turn(command: ReplaceTurn, principal: Principal, context: ApiC
         is_web_search_wanted=False,
         on_disconnect=command.on_disconnect,
         on_worker_loss=command.on_worker_loss,
+        replaced=command.old_request_id,
     )
-    if command.request_id is not None:
-        existing = await find_existing(draft, principal, context, may_attach=command.may_attach)
-        if existing is not None:
-            return existing
-    (chat, old, request), can_be_queued = await asyncio.gather(
-        _complete(draft, command, principal, context), is_valkey_there(context)
+    view, can_be_queued = await asyncio.gather(
+        find_existing(draft, account, context, may_attach=command.may_attach), is_valkey_there(context)
     )
-    admission = await admit(request, chat.model, principal, context)
+    if isinstance(view, Existing):
+        return view
+    old, request = await _complete(draft, command, principal, context)
+    admitted = await admit(request, view, account, principal, context)
     if not can_be_queued:
         raise UnavailableError
-    turn = await _commit(request, old, admission, principal, context)
-    return await announce(turn, context)
+    turn = await _commit(request, old, admitted, command, principal, context)
+    return await announce(turn, admitted, context)
 
 
 async def delete_turn(chat_id: ChatId, request_id: UUID, principal: Principal, context: ApiContext) -> None:
@@ -90,28 +102,25 @@ async def delete_turn(chat_id: ChatId, request_id: UUID, principal: Principal, c
     """
 
     async def delete(session: AsyncSession) -> None:
-        await _lock_chat(session, chat_id, principal)
+        now = await _lock_chat(session, chat_id, principal)
         turn = await _get_changeable(session, chat_id, request_id, principal)
         await TurnRepository(session).soft_delete(turn)
-        await session.execute(update(Chat).where(Chat.id == chat_id).values(updated_at=func.clock_timestamp()))
+        event = turn_deleted(turn, actor_user_id=principal.user_id, now=now)
+        session.add(audit(event, tenant_id=principal.tenant_id, now=now))
 
     await run_transaction(context.sessions, delete)
 
 
 async def _complete(
     draft: TurnRequest, command: ReplaceTurn, principal: Principal, context: ApiContext
-) -> tuple[Chat, Turn, TurnRequest]:
-    """The chat, the turn to be replaced, and the request with what it inherits from that turn."""
+) -> tuple[Turn, TurnRequest]:
+    """The turn to be replaced, and the request with what it inherits from that turn."""
     async with context.sessions() as session:
-        chat = await ChatRepository(session).get_owned(
-            command.chat_id, tenant_id=principal.tenant_id, user_id=principal.user_id
-        )
         old = await _get_changeable(session, command.chat_id, command.old_request_id, principal)
         message = await _get_user_message(session, old)
         attachment_ids = await _list_live_attachments(session, message)
     content = message.content if command.content is None else command.content
     return (
-        chat,
         old,
         replace(
             draft,
@@ -123,22 +132,28 @@ async def _complete(
 
 
 async def _commit(
-    request: TurnRequest, old: Turn, admission: Admission, principal: Principal, context: ApiContext
+    request: TurnRequest,
+    old: Turn,
+    admitted: Admitted,
+    command: ReplaceTurn,
+    principal: Principal,
+    context: ApiContext,
 ) -> Turn:
     async def swap(session: AsyncSession) -> Turn:
-        await _lock_chat(session, request.chat_id, principal)
+        now = await _lock_chat(session, request.chat_id, principal)
         # Looked up again, deleted or not: who lost the race is told so.
         current = await _get_changeable(session, request.chat_id, old.request_id, principal)
-        now = await session.scalar(
-            update(Chat)
-            .where(Chat.id == request.chat_id)
-            .values(updated_at=func.clock_timestamp())
-            .returning(Chat.updated_at)
-        )
-        if now is None:
-            raise ChatNotFoundError
         await TurnRepository(session).soft_delete(current, replaced_by=request.request_id)
-        return await insert_turn(session, request, admission, principal, context, now=now)
+        turn = await insert_turn(session, request, admitted, principal, context, now=now)
+        event = turn_replaced(
+            current,
+            by=turn,
+            actor_user_id=principal.user_id,
+            event_type="turn_retry" if command.content is None else "turn_edit",
+            now=now,
+        )
+        session.add(audit(event, tenant_id=principal.tenant_id, now=now))
+        return turn
 
     try:
         return await run_transaction(context.sessions, swap)
@@ -146,8 +161,26 @@ async def _commit(
         raise GenerationInProgressError from None
 
 
-async def _lock_chat(session: AsyncSession, chat_id: ChatId, principal: Principal) -> None:
-    await ChatRepository(session).lock_owned(chat_id, tenant_id=principal.tenant_id, user_id=principal.user_id)
+async def _lock_chat(session: AsyncSession, chat_id: ChatId, principal: Principal) -> datetime:
+    """Lock the chat's row by moving its `updated_at`, which is then the database's time.
+
+    Raises:
+        ChatNotFoundError: absent, deleted or somebody else's.
+    """
+    now: datetime | None = await session.scalar(
+        update(Chat)
+        .where(
+            Chat.id == chat_id,
+            Chat.tenant_id == principal.tenant_id,
+            Chat.user_id == principal.user_id,
+            Chat.deleted_at.is_(None),
+        )
+        .values(updated_at=func.clock_timestamp())
+        .returning(Chat.updated_at)
+    )
+    if now is None:
+        raise ChatNotFoundError
+    return now
 
 
 async def _get_changeable(session: AsyncSession, chat_id: ChatId, request_id: UUID, principal: Principal) -> Turn:

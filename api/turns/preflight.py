@@ -3,34 +3,41 @@ transaction, then the log and the queue.
 
 The rows are the promise: once they are committed the turn ends, whatever happens to this process. A worker finds a row
 whose job was lost, which is why nothing that fails after the commit is an error here.
+
+Locks are taken in the order of every transaction: the chat's row (by the caller), attachments, the user's buckets in
+the order of `BucketKey`, then inserts. A user's sends wait for each other at the buckets, and for nobody else.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.auth import Principal
 from api.context import ApiContext
-from shared.attachments.tables import Attachment
+from api.turns.admission import Admission, Case
+from api.turns.attached import check_attachments, check_images
+from api.turns.insertion import insert_running_turn
+from api.turns.send_view import SendView, load_send_view
 from shared.events.frames import Frame
-from shared.ids import ChatId, new_uuid4
-from shared.messages.tables import Message, MessageAttachment
+from shared.ids import ChatId
+from shared.model_catalog.catalog import Tier
 from shared.queue.jobs import RunTurn
-from shared.quotas.effective_model import ModelDecision, decide_model
-from shared.quotas.estimation import budgets_of, estimate_text, max_output_tokens
+from shared.quotas.credits import CreditsOverflowError
+from shared.quotas.errors import QuotaExceededError
+from shared.quotas.periods import period_start
+from shared.quotas.repository import Account, QuotaRepository
+from shared.quotas.reserve import Standing
 from shared.settings import OnDisconnect, OnWorkerLoss
 from shared.trace import current_trace
-from shared.turns.context import check_mandatory
-from shared.turns.errors import InputTooLongError, InvalidAttachmentError, WebSearchDisabledError
+from shared.turns.errors import InvalidAttachmentError, WebSearchDisabledError
 from shared.turns.frames import started_frame
-from shared.turns.lifecycle import TurnState
 from shared.turns.tables import Turn
 from shared.valkey.client import REDIS_FAILURE
 from shared.valkey.keyspace import TurnKeys
@@ -41,7 +48,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TurnRequest:
-    """What a new turn is to be."""
+    """What a new turn is to be.
+
+    Attributes:
+        account: whose credits it uses, in the periods in which it was asked for.
+        replaced: the request id of the turn that it takes the place of.
+    """
 
     chat_id: ChatId
     request_id: UUID
@@ -50,14 +62,16 @@ class TurnRequest:
     is_web_search_wanted: bool
     on_disconnect: OnDisconnect
     on_worker_loss: OnWorkerLoss
+    replaced: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Admission:
-    """The decisions that are made once, before the turn exists, and stored with it."""
+class Admitted:
+    """A request that nothing speaks against yet. The account's periods are those of its first moment, to its end."""
 
-    model: ModelDecision
-    policy_version: int
+    case: Case
+    early: Admission
+    account: Account
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,145 +93,143 @@ async def is_valkey_there(context: ApiContext) -> bool:
     return True
 
 
-async def admit(request: TurnRequest, selected_model: str, principal: Principal, context: ApiContext) -> Admission:
+def account_of(principal: Principal, context: ApiContext) -> Account:
+    """The caller's buckets as of now."""
+    now = context.clock.now()
+    return Account(principal.tenant_id, principal.user_id, period_start("daily", now), period_start("monthly", now))
+
+
+async def view_for(request: TurnRequest, account: Account, context: ApiContext) -> SendView | None:
+    """What is known of the request's chat; None if it is absent or not the caller's."""
+    async with context.sessions() as session:
+        return await load_send_view(
+            session,
+            account,
+            chat_id=request.chat_id,
+            request_id=request.request_id,
+            replaced=request.replaced,
+        )
+
+
+async def admit(
+    request: TurnRequest, view: SendView, account: Account, principal: Principal, context: ApiContext
+) -> Admitted:
     """Check the request against policy and limits, in a fixed order, without a trace.
 
     Raises:
         ChatError: it is refused.
+        CreditsOverflowError: what it would cost is out of bounds.
     """
     catalog = context.catalog.current
-    if request.attachment_ids:
-        async with context.sessions() as session:
-            await check_attachments(session, request, principal)
+    async with context.sessions() as session:
+        images = await check_attachments(session, request.attachment_ids, chat_id=request.chat_id, principal=principal)
+    check_images(images, context.settings.rag)
     if request.is_web_search_wanted and catalog.kill_switches.disable_web_search:
         raise WebSearchDisabledError
-    decision = decide_model(catalog, selected_model, is_affordable=lambda _: True)
-    _check_length(request.content, decision, context)
-    return Admission(decision, catalog.policy_version)
-
-
-async def check_attachments(
-    session: AsyncSession, request: TurnRequest, principal: Principal, *, lock: bool = False
-) -> Sequence[Attachment]:
-    """The attachments, all of them ready and the caller's own; locked against deletion if asked.
-
-    Raises:
-        InvalidAttachmentError: one is not.
-    """
-    statement = select(Attachment).where(
-        Attachment.id.in_(request.attachment_ids),
-        Attachment.tenant_id == principal.tenant_id,
-        Attachment.chat_id == request.chat_id,
-        Attachment.uploaded_by_user_id == principal.user_id,
-        Attachment.deleted_at.is_(None),
-        Attachment.status == "ready",
+    case = Case(
+        content=request.content,
+        selected_model=view.chat.model,
+        images=images.count,
+        is_web_search_wanted=request.is_web_search_wanted,
+        prior_context_tokens=view.prior_context_tokens,
+        files=view.files,
+        catalog=catalog,
+        limits=await context.policies.limits(principal.tenant_id, principal.user_id, catalog.policy_version),
+        settings=context.settings,
     )
-    if lock:
-        statement = statement.order_by(Attachment.id).with_for_update(read=True)
-    found = (await session.execute(statement)).scalars().all()
-    if len(found) != len(request.attachment_ids):
-        raise InvalidAttachmentError
-    return found
-
-
-def _check_length(content: str, decision: ModelDecision, context: ApiContext) -> None:
-    model = decision.model
-    budgets = budgets_of(model, context.settings)
-    tokens = estimate_text(content, budgets)
-    if tokens > model.max_input_tokens:
-        raise InputTooLongError(current=tokens, maximum=model.max_input_tokens)
-    check_mandatory(
-        model=model,
-        budgets=budgets,
-        max_output_tokens=max_output_tokens(model, context.settings),
-        user_text=content,
-    )
+    early = _decide(case, view.standing, context)
+    case.check_content(early)
+    return Admitted(case, early, account)
 
 
 async def insert_turn(
     session: AsyncSession,
     request: TurnRequest,
-    admission: Admission,
+    admitted: Admitted,
     principal: Principal,
     context: ApiContext,
     *,
     now: datetime,
 ) -> Turn:
-    """Write the turn, its user message and its attachments. The caller has locked the chat's row.
+    """Reserve, and write the turn with its user message. The caller has locked the chat's row.
 
     Raises:
+        ChatError: attachments or quotas have changed since the request was admitted.
         IntegrityError: the request id is taken, or another turn runs in the chat.
     """
-    if request.attachment_ids:
-        await check_attachments(session, request, principal, lock=True)
-    turn = _new_turn(request, admission, principal, context, now)
-    session.add(turn)
-    await session.flush()
-    message_id = new_uuid4()
-    await session.execute(
-        insert(Message).values(
-            id=message_id,
-            tenant_id=principal.tenant_id,
-            chat_id=request.chat_id,
-            request_id=request.request_id,
-            role="user",
-            content=request.content,
-            request_kind="chat",
-            created_at=now,
+    images = await check_attachments(
+        session, request.attachment_ids, chat_id=request.chat_id, principal=principal, lock=True
+    )
+    if images.count != admitted.case.images:
+        raise InvalidAttachmentError
+    admission = await _reserve(session, admitted, context)
+    decided = _columns(request, admission, admitted.account, context)
+    return await insert_running_turn(
+        session, decided, content=request.content, attachment_ids=request.attachment_ids, now=now
+    )
+
+
+async def _reserve(session: AsyncSession, admitted: Admitted, context: ApiContext) -> Admission:
+    """Take the reserve that was decided on early; if the locked rows say otherwise, the one that they allow."""
+    case, early = admitted.case, admitted.early
+    quotas = QuotaRepository(session)
+    standing = await quotas.reserve(admitted.account, {key: early.amount_in(key) for key in case.buckets})
+    admission = _decide(case, standing, context)
+    if admission.decision.model is not early.decision.model:
+        case.check_content(admission)
+        await quotas.move_reserve(
+            admitted.account, {key: admission.amount_in(key) - early.amount_in(key) for key in case.buckets}
         )
-    )
-    if request.attachment_ids:
-        links = [
-            {
-                "tenant_id": principal.tenant_id,
-                "chat_id": request.chat_id,
-                "message_id": message_id,
-                "attachment_id": attachment_id,
-                "created_at": now,
-            }
-            for attachment_id in request.attachment_ids
-        ]
-        await session.execute(insert(MessageAttachment), links)
-    return turn
+    return admission
 
 
-def _new_turn(
-    request: TurnRequest, admission: Admission, principal: Principal, context: ApiContext, now: datetime
-) -> Turn:
-    today = context.clock.now().date()
-    decision = admission.model
-    return Turn(
-        id=new_uuid4(),
-        tenant_id=principal.tenant_id,
-        chat_id=request.chat_id,
-        request_id=request.request_id,
-        requester_type="user",
-        requester_user_id=principal.user_id,
-        state=TurnState.RUNNING,
-        provider_name=decision.model.provider_id,
-        planned_message_id=new_uuid4(),
-        max_output_tokens_applied=max_output_tokens(decision.model, context.settings),
-        policy_version_applied=admission.policy_version,
-        effective_model=decision.model.id,
-        minimal_generation_floor_applied=context.settings.estimation_budgets.minimal_generation_floor,
-        daily_period_start=today,
-        monthly_period_start=today.replace(day=1),
-        quota_decision=decision.decision,
-        downgrade_from=decision.downgrade_from,
-        downgrade_reason=decision.downgrade_reason,
-        web_search_enabled=request.is_web_search_wanted,
-        on_disconnect=request.on_disconnect,
-        on_worker_loss=request.on_worker_loss,
-        attempt=0,
-        lost_attempts=0,
-        started_at=now,
-        last_progress_at=now,
-        updated_at=now,
-    )
+def _decide(case: Case, standing: Standing, context: ApiContext) -> Admission:
+    try:
+        return case.decide(standing)
+    except QuotaExceededError:
+        selected = case.catalog.find_model(case.selected_model)
+        context.metrics.quota.observe_refusal(
+            model="unknown" if selected is None else selected.id,
+            tier="premium" if selected is None else selected.tier,
+            images=case.images,
+        )
+        raise
+    except CreditsOverflowError:
+        context.metrics.quota.credits_overflow.inc()
+        raise
 
 
-async def announce(turn: Turn, context: ApiContext) -> Accepted:
+def _columns(request: TurnRequest, admission: Admission, account: Account, context: ApiContext) -> Mapping[str, Any]:
+    decision, reserve = admission.decision, admission.reserve
+    return {
+        "tenant_id": account.tenant_id,
+        "chat_id": request.chat_id,
+        "request_id": request.request_id,
+        "requester_user_id": account.user_id,
+        "provider_name": decision.model.provider_id,
+        "reserve_tokens": reserve.tokens,
+        "max_output_tokens_applied": reserve.max_output_tokens,
+        "reserved_credits_micro": reserve.credits_micro,
+        "policy_version_applied": admission.policy_version,
+        "effective_model": decision.model.id,
+        "minimal_generation_floor_applied": context.settings.estimation_budgets.minimal_generation_floor,
+        "daily_period_start": account.daily_start,
+        "monthly_period_start": account.monthly_start,
+        "quota_decision": decision.decision,
+        "downgrade_from": decision.downgrade_from,
+        "downgrade_reason": decision.downgrade_reason,
+        "web_search_enabled": request.is_web_search_wanted,
+        "file_search_included": admission.tools.file_search,
+        "code_interpreter_included": admission.tools.code_interpreter,
+        "image_inputs": admission.images,
+        "on_disconnect": request.on_disconnect,
+        "on_worker_loss": request.on_worker_loss,
+    }
+
+
+async def announce(turn: Turn, admitted: Admitted, context: ApiContext) -> Accepted:
     """Create the log, then enqueue, in one round trip: clients see the start without waiting for a worker."""
+    _observe(turn, admitted.case, context)
     started = started_frame(turn)
     trace = current_trace.get()
     job = RunTurn(turn.id, attempt=1, traceparent=trace.header if trace else None)
@@ -230,3 +242,20 @@ async def announce(turn: Turn, context: ApiContext) -> Accepted:
         logger.warning("an accepted turn is left to the sweeper: %r", error, extra={"turn_id": str(turn.id)})
         return Accepted(turn, started, is_logged=False)
     return Accepted(turn, started, is_logged=opened == b"taken")
+
+
+def _observe(turn: Turn, case: Case, context: ApiContext) -> None:
+    """Count a reserve that is committed."""
+    effective = case.catalog.find_model(turn.effective_model or "")
+    if effective is None or turn.reserve_tokens is None or turn.max_output_tokens_applied is None:
+        return
+    selected = case.catalog.find_model(case.selected_model)
+    from_tier: Tier = "premium" if selected is None else selected.tier
+    context.metrics.quota.observe_reserve(
+        decision=turn.quota_decision or "allow",
+        model=effective.id,
+        from_tier=from_tier,
+        tier=effective.tier,
+        images=case.images,
+        estimated_tokens=turn.reserve_tokens - turn.max_output_tokens_applied,
+    )

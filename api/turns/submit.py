@@ -5,20 +5,31 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from sqlalchemy import func, update
+from sqlalchemy import String, Update, Uuid, bindparam, func, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.auth import Principal
 from api.context import ApiContext
-from api.turns.preflight import Accepted, Admission, TurnRequest, admit, announce, insert_turn, is_valkey_there
+from api.turns.preflight import (
+    Accepted,
+    Admitted,
+    TurnRequest,
+    account_of,
+    admit,
+    announce,
+    insert_turn,
+    is_valkey_there,
+    view_for,
+)
+from api.turns.send_view import SendView
 from shared.chats.errors import ChatNotFoundError
 from shared.chats.tables import Chat
 from shared.db.transaction import run_transaction
 from shared.errors import UnavailableError
+from shared.quotas.repository import Account
 from shared.turns.errors import GenerationInProgressError, RequestIdConflictError
 from shared.turns.lifecycle import TurnState
-from shared.turns.repository import SendView, TurnRepository
 from shared.turns.tables import Turn
 
 TITLE_LENGTH = 60
@@ -43,44 +54,33 @@ async def submit_turn(
     Raises:
         ChatError: the request is refused and has left no trace.
     """
+    account = account_of(principal, context)
     view, can_be_queued = await asyncio.gather(
-        _find(request, principal, context, may_attach=may_attach), is_valkey_there(context)
+        find_existing(request, account, context, may_attach=may_attach), is_valkey_there(context)
     )
     if isinstance(view, Existing):
         return view
     if view.running_turn_id is not None:
         raise GenerationInProgressError
-    admission = await admit(request, view.chat.model, principal, context)
+    admitted = await admit(request, view, account, principal, context)
     if not can_be_queued:
         raise UnavailableError
-    turn = await _commit(request, admission, principal, context, may_attach=may_attach)
-    return turn if isinstance(turn, Existing) else await announce(turn, context)
+    turn = await _commit(request, admitted, principal, context, may_attach=may_attach)
+    return turn if isinstance(turn, Existing) else await announce(turn, admitted, context)
 
 
 async def find_existing(
-    request: TurnRequest, principal: Principal, context: ApiContext, *, may_attach: bool
-) -> Existing | None:
-    """The turn that the request id names, if it may be replayed or joined; None if the id is new.
+    request: TurnRequest, account: Account, context: ApiContext, *, may_attach: bool
+) -> SendView | Existing:
+    """The turn that the request id names, if it may be replayed or joined; what is known of the chat if the id is new.
+
+    The id is looked at first of all: a finished turn is replayed even while another one runs.
 
     Raises:
         ChatNotFoundError: the chat is absent or not the caller's.
         RequestIdConflictError: the id is used up.
     """
-    view = await _find(request, principal, context, may_attach=may_attach)
-    return view if isinstance(view, Existing) else None
-
-
-async def _find(
-    request: TurnRequest, principal: Principal, context: ApiContext, *, may_attach: bool
-) -> SendView | Existing:
-    """The request id is looked at first: a finished turn is replayed even while another one runs."""
-    async with context.sessions() as session:
-        view = await TurnRepository(session).find_for_send(
-            chat_id=request.chat_id,
-            tenant_id=principal.tenant_id,
-            user_id=principal.user_id,
-            request_id=request.request_id,
-        )
+    view = await view_for(request, account, context)
     if view is None:
         raise ChatNotFoundError
     if view.turn is None:
@@ -91,16 +91,16 @@ async def _find(
 
 
 async def _commit(
-    request: TurnRequest, admission: Admission, principal: Principal, context: ApiContext, *, may_attach: bool
+    request: TurnRequest, admitted: Admitted, principal: Principal, context: ApiContext, *, may_attach: bool
 ) -> Turn | Existing:
     """The preflight transaction; a request that lost a race is answered as if it had come after the winner."""
     for _ in range(2):
         try:
             return await run_transaction(
-                context.sessions, lambda session: _insert(session, request, admission, principal, context)
+                context.sessions, lambda session: _insert(session, request, admitted, principal, context)
             )
         except IntegrityError:
-            view = await _find(request, principal, context, may_attach=may_attach)
+            view = await find_existing(request, admitted.account, context, may_attach=may_attach)
             if isinstance(view, Existing):
                 return view
             if view.running_turn_id is not None:
@@ -109,21 +109,29 @@ async def _commit(
 
 
 async def _insert(
-    session: AsyncSession, request: TurnRequest, admission: Admission, principal: Principal, context: ApiContext
+    session: AsyncSession, request: TurnRequest, admitted: Admitted, principal: Principal, context: ApiContext
 ) -> Turn:
     """Locks in the order of every transaction: the chat's row first."""
-    now = await session.scalar(
-        update(Chat)
-        .where(Chat.id == request.chat_id, Chat.deleted_at.is_(None))
-        .values(
-            updated_at=func.clock_timestamp(),
-            title=func.coalesce(Chat.title, title_from(request.content)),
-        )
-        .returning(Chat.updated_at)
-    )
+    now = await session.scalar(_TOUCH_CHAT, {"chat": request.chat_id, "new_title": title_from(request.content)})
     if now is None:
         raise ChatNotFoundError
-    return await insert_turn(session, request, admission, principal, context, now=now)
+    return await insert_turn(session, request, admitted, principal, context, now=now)
+
+
+def _touch_chat() -> Update:
+    return (
+        update(Chat)
+        .where(Chat.id == bindparam("chat", type_=Uuid), Chat.deleted_at.is_(None))
+        .values(
+            updated_at=func.clock_timestamp(),
+            title=func.coalesce(Chat.title, bindparam("new_title", type_=String)),
+        )
+        .returning(Chat.updated_at)
+        .execution_options(synchronize_session=False)
+    )
+
+
+_TOUCH_CHAT = _touch_chat()
 
 
 def title_from(content: str) -> str:

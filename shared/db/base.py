@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any, ClassVar
 from uuid import UUID
 
-from sqlalchemy import BigInteger, DateTime, Integer, MetaData, text
+from sqlalchemy import BigInteger, DateTime, Integer, MetaData, Table, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 
@@ -34,3 +34,10 @@ UuidKey = Annotated[UUID, mapped_column(primary_key=True)]
 BigCount = Annotated[int, mapped_column(BigInteger, server_default=text("0"))]
 """A counter that starts at zero and never goes below."""
 Count = Annotated[int, mapped_column(Integer, server_default=text("0"))]
+
+
+def table_of(entity: type[Base]) -> Table:
+    """The table behind an entity, for statements that the unit of work has no part in."""
+    table = entity.__table__
+    assert isinstance(table, Table)  # noqa: S101 (entities are mapped to tables, not to selects)
+    return table

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
+from uuid import UUID
 
 from shared.clock import rfc3339
 from shared.ids import ChatId, TenantId, new_uuid4
@@ -32,4 +34,36 @@ def chat_cleanup(chat_id: ChatId, *, tenant_id: TenantId, deleted_at: datetime) 
         },
         available_at=deleted_at,
         created_at=deleted_at,
+    )
+
+
+def usage_snapshot(event: Mapping[str, Any], *, tenant_id: UUID, chat_id: UUID, now: datetime) -> OutboxMessage:
+    """Tells what a turn, or a task of the system, has cost.
+
+    Raises:
+        ValueError: the event's key is another tenant's, which would hide that tenant's events from consumers.
+    """
+    dedupe_key: str = event["dedupe_key"]
+    if dedupe_key.partition("/")[0] != tenant_id.hex:
+        raise ValueError(f"the usage event {dedupe_key} is not of tenant {tenant_id}")
+    return OutboxMessage(
+        queue=USAGE_SNAPSHOT,
+        partition_key=str(chat_id),
+        payload_type=USAGE_SNAPSHOT,
+        payload=dict(event),
+        dedupe_key=dedupe_key,
+        available_at=now,
+        created_at=now,
+    )
+
+
+def audit(event: Mapping[str, Any], *, tenant_id: UUID, now: datetime) -> OutboxMessage:
+    """Tells what was done to a turn; `event_type` says what."""
+    return OutboxMessage(
+        queue=AUDIT,
+        partition_key=str(tenant_id),
+        payload_type=event["event_type"],
+        payload=dict(event),
+        available_at=now,
+        created_at=now,
     )

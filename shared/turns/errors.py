@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from shared.errors import ConflictError, InvalidError, NotFoundError, UnprocessableError, UnsupportedError
+from shared.errors import (
+    ConflictError,
+    InvalidError,
+    NotFoundError,
+    TooLargeError,
+    UnprocessableError,
+    UnsupportedError,
+)
 
 
 class TurnNotFoundError(NotFoundError):
@@ -59,6 +66,11 @@ class ImagesDisabledError(InvalidError):
 class TooManyImagesError(InvalidError):
     code = "too_many_images"
     default_detail = "Too many images in one message"
+
+
+class ImageBytesExceededError(TooLargeError):
+    code = "image_bytes_exceeded"
+    default_detail = "The images of one message are too large together"
 
 
 class InvalidTurnStateError(InvalidError):

@@ -1,28 +1,43 @@
 """The one way a turn ends: a single transaction whose compare-and-set on `running` decides who does it.
 
-Locks are taken in the order of every transaction here: the chat's row, the turn's row, then inserts. Nothing is
-published before the commit; a caller that gets None has lost and must publish nothing at all.
+    1  the chat's row, then the turn's: `running` -> its end                    nobody else can end it any more
+    2  the user's buckets: the reserve goes out, the charge goes in
+    3  the answer; the usage event and the audit event in the outbox
+
+Locks are taken in the order of every transaction here: chat, turn, buckets, then inserts. Nothing is published before
+the commit; a caller that gets None has lost and must publish nothing at all. What a turn costs follows from columns
+that never change after its insert, so it is worked out before the transaction and is the same at every try.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
-from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, insert, literal, text, update
+from sqlalchemy import ColumnElement
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from shared.chats.tables import Chat
+from shared.audit.redaction import redact_field
 from shared.db.engine import Sessions, is_database_away
 from shared.db.transaction import run_transaction
 from shared.events import frames
 from shared.events.frames import DoneUsage, Frame
-from shared.messages.tables import Message
+from shared.metrics import Metrics
+from shared.outbox.messages import AUDIT, USAGE_SNAPSHOT, audit, usage_snapshot
+from shared.outbox.tables import OutboxMessage
+from shared.policy.source import PolicySource
+from shared.quotas.buckets import BucketKey, buckets_of
+from shared.quotas.credits import Price
+from shared.quotas.repository import Account, Counts, QuotaRepository
+from shared.quotas.settlement import Reserved, Settlement, settle
+from shared.quotas.usage_event import usage_event
+from shared.settings import Settings
+from shared.turns.audit_events import AuditedContent, turn_ended
+from shared.turns.end_statements import Ended, end_turn, record_end
 from shared.turns.lifecycle import Ending, TokenUsage, TurnState, cancelled_frame
-from shared.turns.repository import TurnRepository
 from shared.turns.tables import Turn
 
 logger = logging.getLogger(__name__)
@@ -36,17 +51,25 @@ class Finalized:
     selected_model: str
     ending: Ending
 
-    def terminal_frame(self) -> Frame:
+    def terminal_frame(self, *, quota_warnings: list[dict[str, Any]] | None = None) -> Frame:
         """The event that announces the committed end."""
         if self.ending.state is TurnState.CANCELLED:
             return cancelled_frame(self.turn.cancel_trigger)
         if self.ending.state is TurnState.FAILED:
             return self.ending.error_frame()
-        return done_frame(self.turn, selected_model=self.selected_model, usage=self.ending.usage)
+        return done_frame(
+            self.turn, selected_model=self.selected_model, usage=self.ending.usage, quota_warnings=quota_warnings
+        )
 
 
-def done_frame(turn: Turn, *, selected_model: str, usage: TokenUsage | None) -> Frame:
-    """The `done` event of a completed turn, from its stored columns alone."""
+def done_frame(
+    turn: Turn,
+    *,
+    selected_model: str,
+    usage: TokenUsage | None,
+    quota_warnings: list[dict[str, Any]] | None = None,
+) -> Frame:
+    """The `done` event of a completed turn; but for the warnings from its stored columns alone."""
     effective_model = turn.effective_model or selected_model
     return frames.done(
         usage=DoneUsage(usage.input_tokens, usage.output_tokens, effective_model)
@@ -57,127 +80,204 @@ def done_frame(turn: Turn, *, selected_model: str, usage: TokenUsage | None) -> 
         quota_decision=turn.quota_decision or "allow",
         downgrade_from=turn.downgrade_from,
         downgrade_reason=turn.downgrade_reason,
+        quota_warnings=quota_warnings,
     )
 
 
-async def finalize_turn(
-    sessions: Sessions,
-    *,
-    turn_id: UUID,
-    chat_id: UUID,
-    ending: Ending,
-    attempt: int,
-    only_if: ColumnElement[bool] | None = None,
-) -> Finalized | None:
-    """Commit `ending`, with the assistant message where it has one; None if somebody else has ended the turn.
+@dataclass(frozen=True, slots=True)
+class _Bill:
+    """What is to be taken from whom."""
 
-    A completed answer that the database refuses to store ends the turn as `message_persistence_failed` instead.
+    account: Account
+    buckets: tuple[BucketKey, ...]
+    reserved: Reserved
+    settlement: Settlement
 
-    Args:
-        attempt: the attempt that the caller holds, or has seen in the row.
-        only_if: what a caller that is not the worker has seen and must still hold, such as `is_unheld`.
 
-    Raises:
-        Exception: the database is away (`is_database_away`); nothing is committed, the call may be repeated.
-    """
-
-    async def commit(ending: Ending) -> Finalized:
-        return await run_transaction(
-            sessions, lambda session: _finalize(session, turn_id, chat_id, ending, attempt, only_if)
-        )
-
-    try:
-        return await commit(ending)
-    except _LostError:
-        return None
-    except DBAPIError as error:
-        if ending.state is not TurnState.COMPLETED or is_database_away(error):
-            raise
-        logger.critical("the answer could not be stored", extra={"turn_id": str(turn_id)}, exc_info=error)
-    failed = Ending.failed(
-        "message_persistence_failed", provider_started=True, usage=ending.usage, response_id=ending.response_id
-    )
-    try:
-        return await commit(failed)
-    except _LostError:
-        return None
+@dataclass(frozen=True, slots=True)
+class _Committed:
+    ended: Ended
+    short: list[BucketKey]
+    """Buckets that had less reserved than the turn had taken."""
 
 
 class _LostError(Exception):
     """Somebody else has ended the turn: undo what this transaction has done so far."""
 
 
-async def _finalize(
-    session: AsyncSession,
-    turn_id: UUID,
-    chat_id: UUID,
-    ending: Ending,
-    attempt: int,
-    only_if: ColumnElement[bool] | None,
-) -> Finalized:
-    selected_model = await session.scalar(
-        update(Chat).where(Chat.id == chat_id).values(updated_at=func.clock_timestamp()).returning(Chat.model)
-    )
-    turns = TurnRepository(session)
-    turn = await turns.finalize(turn_id, attempt=attempt, only_if=only_if, values=_columns(ending))
-    if turn is None or selected_model is None:
-        raise _LostError
-    if ending.state is TurnState.COMPLETED:
-        await _store_answer(session, turn, ending)
-    elif ending.state is TurnState.CANCELLED and ending.text.strip():
-        await _store_partial_answer(session, turn, ending)
-    return Finalized(turn, selected_model, ending)
+@dataclass(frozen=True)
+class TurnFinalizer:
+    sessions: Sessions
+    policies: PolicySource
+    settings: Settings
+    metrics: Metrics
+    wake_outbox: Callable[[], object] | None = None
+    """Called after each commit, in a process that delivers the outbox."""
 
+    async def finalize(
+        self, turn: Turn, ending: Ending, *, attempt: int, only_if: ColumnElement[bool] | None = None
+    ) -> Finalized | None:
+        """Commit `ending`, with the assistant message where it has one; None if somebody else has ended the turn.
 
-def _columns(ending: Ending) -> dict[str, Any]:
-    return {
-        "state": ending.state,
-        "error_code": ending.error_code,
-        "error_detail": ending.error_detail,
-        "cancel_trigger": func.coalesce(Turn.cancel_trigger, ending.trigger),
-        "completion_signal": ending.completion_signal,
-        "provider_response_id": _short(ending.response_id),
-    }
+        A completed answer that the database refuses to store ends the turn as `message_persistence_failed` instead;
+        a stopped turn ends without its partial answer.
 
+        Args:
+            turn: as it was once read.
+            attempt: the attempt that the caller holds, or has seen in the row.
+            only_if: what a caller that is not the worker has seen and must still hold, such as `is_unheld`.
 
-async def _store_partial_answer(session: AsyncSession, turn: Turn, ending: Ending) -> None:
-    """What had been shown of a stopped turn; losing it must not keep the turn from ending."""
-    try:
-        async with session.begin_nested():
-            await _store_answer(session, turn, ending)
-    except DBAPIError as error:
-        if is_database_away(error):
-            raise
-        logger.exception("the partial answer could not be stored", extra={"turn_id": str(turn.id)})
+        Raises:
+            Exception: the database is away (`is_database_away`); nothing is committed, the call may be repeated.
+        """
+        try:
+            return await self._commit(turn, ending, attempt, only_if)
+        except _LostError:
+            return None
+        except DBAPIError as error:
+            if not ending.has_answer or is_database_away(error):
+                raise
+            logger.critical("the answer could not be stored", extra=_fields(turn), exc_info=error)
+        try:
+            return await self._commit(turn, _without_answer(ending), attempt, only_if)
+        except _LostError:
+            return None
 
-
-async def _store_answer(session: AsyncSession, turn: Turn, ending: Ending) -> None:
-    usage = ending.usage or TokenUsage()
-    # History is ordered by time: the answer must come after its question whatever the clock does.
-    created_at = func.greatest(func.clock_timestamp(), literal(turn.started_at) + text("interval '1 microsecond'"))
-    await session.execute(
-        insert(Message).values(
-            id=turn.planned_message_id,
-            tenant_id=turn.tenant_id,
-            chat_id=turn.chat_id,
-            request_id=turn.request_id,
-            role="assistant",
-            content=ending.text,
-            request_kind="chat",
-            provider_response_id=_short(ending.response_id),
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            cache_read_input_tokens=usage.cache_read_input_tokens,
-            cache_write_input_tokens=usage.cache_write_input_tokens,
-            reasoning_tokens=usage.reasoning_tokens,
-            model=turn.effective_model,
-            citations=list(ending.citations) or None,
-            created_at=created_at,
+    async def _commit(self, turn: Turn, ending: Ending, attempt: int, only_if: ColumnElement[bool] | None) -> Finalized:
+        bill = await self._bill(turn, ending)
+        committed = await run_transaction(
+            self.sessions, lambda session: self._end(session, turn, ending, bill, attempt, only_if)
         )
+        self._observe(turn, ending, bill, committed.short)
+        return Finalized(committed.ended.turn, committed.ended.selected_model, ending)
+
+    async def _bill(self, turn: Turn, ending: Ending) -> _Bill | None:
+        """None for a turn that has reserved nothing."""
+        reserved = Reserved.of(turn)
+        if reserved is None:
+            return None
+        try:
+            catalog = await self.policies.snapshot(reserved.policy_version)
+        except LookupError:
+            catalog = None
+        model = None if catalog is None else catalog.find_model(reserved.effective_model)
+        settlement = settle(
+            reserved,
+            None if model is None else Price.of(model),
+            ending.usage,
+            provider_started=ending.provider_started,
+            tolerance=self.settings.quota.overshoot_tolerance_factor,
+        )
+        return _Bill(
+            Account(turn.tenant_id, reserved.user_id, reserved.daily_start, reserved.monthly_start),
+            # No reserve may outlive its turn, so an unknown model is taken for one that reserves everywhere.
+            buckets_of("premium" if model is None else model.tier),
+            reserved,
+            settlement,
+        )
+
+    async def _end(
+        self,
+        session: AsyncSession,
+        turn: Turn,
+        ending: Ending,
+        bill: _Bill | None,
+        attempt: int,
+        only_if: ColumnElement[bool] | None,
+    ) -> _Committed:
+        ended = await end_turn(
+            session,
+            turn,
+            ending,
+            attempt=attempt,
+            only_if=only_if,
+            with_prompt=self.settings.audit.include_content,
+        )
+        if ended is None:
+            raise _LostError
+        short = [] if bill is None else await _charge(session, ended.turn, ending, bill)
+        await record_end(session, ended.turn, ending, self._events(ended, ending, bill))
+        return _Committed(ended, short)
+
+    def _events(self, ended: Ended, ending: Ending, bill: _Bill | None) -> list[OutboxMessage]:
+        turn = ended.turn
+        assert turn.completed_at is not None  # noqa: S101 (it has just been set)
+        ended_event = turn_ended(
+            turn,
+            selected_model=ended.selected_model,
+            ending=ending,
+            attachments=ended.attachments,
+            content=self._audited_content(ended, ending),
+        )
+        events = [audit(ended_event, tenant_id=turn.tenant_id, now=turn.completed_at)]
+        if bill is not None:
+            event = usage_event(
+                turn,
+                selected_model=ended.selected_model,
+                ending=ending,
+                reserved=bill.reserved,
+                settlement=bill.settlement,
+            )
+            events.append(usage_snapshot(event, tenant_id=turn.tenant_id, chat_id=turn.chat_id, now=turn.completed_at))
+        return events
+
+    def _audited_content(self, ended: Ended, ending: Ending) -> AuditedContent | None:
+        if not self.settings.audit.include_content:
+            return None
+        prompt, response = redact_field(ended.prompt or ""), redact_field(ending.text)
+        for redacted in (prompt, response):
+            for pattern, hits in redacted.hits.items():
+                self.metrics.audit_redaction_hits.labels(pattern=pattern).inc(hits)
+        return AuditedContent(prompt.text, response.text)
+
+    def _observe(self, turn: Turn, ending: Ending, bill: _Bill | None, short: list[BucketKey]) -> None:
+        if ending.error_code == "internal_error":
+            self.metrics.unknown_error_code.inc()
+        kinds = (AUDIT,) if bill is None else (AUDIT, USAGE_SNAPSHOT)
+        for kind in kinds:
+            self.metrics.outbox_enqueue.labels(kind=kind, result="ok").inc()
+        if self.wake_outbox is not None:
+            self.wake_outbox()
+        if bill is None:
+            logger.error("a turn without a reserve has ended; nothing was charged", extra=_fields(turn))
+            return
+        settlement, usage = bill.settlement, bill.settlement.usage or TokenUsage()
+        self.metrics.quota.observe_settlement(
+            charged_tokens=settlement.charged_tokens,
+            overshoot_tokens=usage.input_tokens + usage.output_tokens - bill.reserved.tokens,
+            is_capped=settlement.is_overshoot_capped,
+            images=turn.image_inputs if settlement.is_charged else 0,
+        )
+        if settlement.fault == "overflow":
+            self.metrics.quota.credits_overflow.inc()
+            logger.critical("the usage of a turn is out of bounds; its estimate was charged", extra=_fields(turn))
+        elif settlement.fault == "no_price":
+            logger.critical("the price of a turn is unknown; its reserve was charged", extra=_fields(turn))
+        for key in short:
+            self.metrics.quota.negative.labels(key.period).inc()
+            logger.error("%s %s had less reserved than a turn of it", *key, extra=_fields(turn))
+
+
+async def _charge(session: AsyncSession, turn: Turn, ending: Ending, bill: _Bill) -> list[BucketKey]:
+    counts = Counts(
+        file_search_calls=ending.file_search_calls,
+        web_search_calls=turn.web_search_completed_count,
+        code_interpreter_calls=turn.code_interpreter_completed_count,
+        image_inputs=turn.image_inputs if bill.settlement.is_charged else 0,
     )
-    await TurnRepository(session).set_assistant_message(turn.id, turn.planned_message_id)
+    return await QuotaRepository(session).settle(
+        bill.account, bill.buckets, reserve=bill.reserved.credits_micro, settlement=bill.settlement, counts=counts
+    )
 
 
-def _short(response_id: str | None) -> str | None:
-    """Provider ids have no promised length; the column has."""
-    return None if response_id is None else response_id[:128]
+def _without_answer(ending: Ending) -> Ending:
+    """What is committed instead if the answer cannot be stored."""
+    if ending.state is TurnState.COMPLETED:
+        return Ending.failed(
+            "message_persistence_failed", provider_started=True, usage=ending.usage, response_id=ending.response_id
+        )
+    return replace(ending, text="")
+
+
+def _fields(turn: Turn) -> dict[str, str]:
+    return {"turn_id": str(turn.id), "chat_id": str(turn.chat_id), "request_id": str(turn.request_id)}

@@ -41,6 +41,7 @@ _PUBLIC_NAMES = {
 }
 
 CancelTrigger = Literal["user_stop", "disconnect", "timeout", "internal"]
+BillingOutcome = Literal["completed", "failed", "aborted"]
 
 ERROR_MESSAGES: Mapping[str, str] = {
     "provider_error": "Provider is currently unavailable",
@@ -93,6 +94,21 @@ class Ending:
     error_detail: str | None = field(default=None, repr=False)
     """Internal: raw provider text, never sent to clients."""
     trigger: CancelTrigger | None = None
+    file_search_calls: int = 0
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether a message is stored: the whole answer, or what had been shown of a stopped one."""
+        return self.state in (TurnState.COMPLETED, TurnState.CANCELLED) and bool(self.text.strip())
+
+    @property
+    def billing_outcome(self) -> BillingOutcome:
+        """What consumers of usage are told; it follows from what ended the turn, not from the state alone."""
+        if self.state is TurnState.COMPLETED:
+            return "completed"
+        # A turn whose workers were lost did not fail by itself.
+        is_aborted = self.state is TurnState.CANCELLED or self.error_code == "orphan_timeout"
+        return "aborted" if is_aborted else "failed"
 
     @classmethod
     def completed(

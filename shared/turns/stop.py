@@ -14,7 +14,7 @@ from shared.clock import Clock
 from shared.db.engine import Sessions
 from shared.events.log import EventLog
 from shared.metrics import Metrics
-from shared.turns.finalize import Finalized, finalize_turn
+from shared.turns.finalize import Finalized, TurnFinalizer
 from shared.turns.lifecycle import CancelTrigger, Ending
 from shared.turns.repository import TurnRepository, is_unheld
 from shared.turns.tables import Turn
@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class TurnStopper:
     sessions: Sessions
+    finalizer: TurnFinalizer
     valkey: Valkey
     log: EventLog
     clock: Clock
@@ -60,11 +61,9 @@ class TurnStopper:
         """
         keys = TurnKeys(turn.chat_id, turn.request_id)
         text = await self._shown_text(keys, turn)
-        finalized = await finalize_turn(
-            self.sessions,
-            turn_id=turn.id,
-            chat_id=turn.chat_id,
-            ending=Ending.cancelled(_trigger_of(turn), text=text, provider_started=turn.attempt > 0),
+        finalized = await self.finalizer.finalize(
+            turn,
+            Ending.cancelled(_trigger_of(turn), text=text, provider_started=turn.attempt > 0),
             attempt=turn.attempt,
             only_if=is_unheld(),
         )

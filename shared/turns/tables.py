@@ -50,6 +50,8 @@ class Turn(Base):
     downgrade_reason: Mapped[str | None] = mapped_column(String(32))
 
     web_search_enabled: Mapped[bool] = mapped_column(server_default=text("false"))
+    file_search_included: Mapped[bool] = mapped_column(server_default=text("false"))
+    code_interpreter_included: Mapped[bool] = mapped_column(server_default=text("false"))
     web_search_completed_count: Mapped[Count]
     code_interpreter_completed_count: Mapped[Count]
     image_inputs: Mapped[Count]

@@ -18,6 +18,7 @@ from shared.db.migrate import migrate
 from shared.settings import DatabaseSettings, Settings
 from tests.bench.relay_targets import Helper
 from tests.support.api import BASE
+from tests.support.catalogs import acceptance_catalog
 from tests.support.deployment import Deployment, Process, deployment
 from tests.support.engines import TestEngines
 from tests.support.tokens import Caller
@@ -80,6 +81,7 @@ async def stage(*, apis: int, workers: int, **variables: str) -> AsyncIterator[S
                 apis=apis,
                 workers=workers,
                 provider_timeouts=None,
+                make_catalog=acceptance_catalog,
                 **variables,
             )
         )

@@ -1,4 +1,5 @@
-"""Judges a run: for every turn, one end, and the same text in the database, the log and the client's hands."""
+"""Judges a run: for every turn, one end, and the same text in the database, the log and the client's hands; and for
+every user, books that agree to the last micro-credit."""
 
 from __future__ import annotations
 
@@ -9,10 +10,24 @@ import asyncpg
 
 from shared.events.ids import EntryId
 from tests.chaos.clients import Told
+from tests.support.books import find_differences
 from tests.support.deployment import Deployment
 from tests.support.sse import shown_text
 
 PROVIDER_FAILURES = {"provider_error", "provider_timeout", "rate_limited"}
+
+
+_UNPAID = """
+WITH settled AS (
+    SELECT t.id, t.state, t.error_code, t.attempt, o.payload->>'settlement_method' AS method,
+        (o.payload->>'committed_credits_micro')::bigint AS charge
+    FROM chat_turns t JOIN outbox_messages o ON o.queue = 'usage_snapshot' AND o.payload->>'turn_id' = t.id::text
+)
+SELECT * FROM settled
+WHERE (state = 'completed' AND method <> 'actual')
+    OR ((attempt >= 2 OR error_code IS NOT NULL) AND method = 'released')
+    OR (method = 'released') <> (charge = 0)
+"""
 
 
 class Verdict:
@@ -45,6 +60,7 @@ async def judge(product: Deployment, turns: list[Told]) -> Verdict:
             )
             _judge_turn(verdict, product, told, row)
         await _judge_rest(verdict, connection)
+        await _judge_books(verdict, connection)
     finally:
         await connection.close()
     _judge_keys(verdict, product)
@@ -124,6 +140,17 @@ async def _judge_rest(verdict: Verdict, connection: asyncpg.Connection) -> None:
     leased = await connection.fetchval("SELECT count(*) FROM chat_turns WHERE lease_expires_at IS NOT NULL")
     if running or leased:
         verdict.complain(None, f"{running} turns run and {leased} leases remain")
+
+
+async def _judge_books(verdict: Verdict, connection: asyncpg.Connection) -> None:
+    """Nothing is reserved any more, what was spent is what usage events say, and whoever asked the provider paid."""
+    reserved = await connection.fetchval("SELECT coalesce(sum(reserved_credits_micro), 0) FROM quota_usage")
+    if reserved:
+        verdict.complain(None, f"{reserved} micro-credits stay reserved")
+    for difference in await find_differences(connection):
+        verdict.complain(None, f"the books do not agree: {difference}")
+    for row in await connection.fetch(_UNPAID):
+        verdict.complain(None, f"a turn that asked the provider was not charged as it should: {dict(row)}")
 
 
 def _judge_keys(verdict: Verdict, product: Deployment) -> None:

@@ -180,19 +180,21 @@ def deployment(
     apis: int,
     workers: int,
     provider_timeouts: Mapping[str, float] | None = None,
+    make_catalog: Callable[..., dict[str, Any]] = acceptance_catalog,
     **variables: str,
 ) -> Iterator[Deployment]:
     """Start the product for the length of the block.
 
     Args:
-        provider_timeouts: seconds, as in the catalog, for both providers.
+        provider_timeouts: seconds, as in the catalog, for all providers.
+        make_catalog: from the `provider_port`.
         variables: of the environment, without their prefix, for every process.
     """
     with tempfile.TemporaryDirectory(prefix="mini-chat-") as name:
         folder = Path(name)
         ports = PortPicker()
         provider_port = ports.pick()
-        tree = acceptance_catalog(provider_port=provider_port)
+        tree = make_catalog(provider_port=provider_port)
         for provider_entry in tree["providers"].values():
             provider_entry["timeouts"] = dict(provider_timeouts or {})
         catalog = write_catalog(tree, folder)

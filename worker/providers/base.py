@@ -16,18 +16,12 @@ from uuid import UUID
 
 from shared.events.frames import ToolName
 from shared.model_catalog.catalog import CatalogModel
+from shared.turns.context import PlannedMessage
 from shared.turns.lifecycle import TokenUsage
 
-Role = Literal["user", "assistant"]
 RequestKind = Literal["chat", "summary", "doc_summary"]
 IncompleteReason = Literal["max_tokens", "content_filter", "other"]
 FailureCode = Literal["provider_error", "provider_timeout", "rate_limited"]
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryMessage:
-    role: Role
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +36,7 @@ class GenerationRequest:
 
     model: CatalogModel
     instructions: str | None
-    history: tuple[HistoryMessage, ...]
+    history: tuple[PlannedMessage, ...]
     max_output_tokens: int
     tenant_id: UUID
     user_id: UUID

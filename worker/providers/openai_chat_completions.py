@@ -11,11 +11,11 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from shared.turns.context import PlannedMessage
 from shared.turns.lifecycle import TokenUsage
 from worker.providers.base import (
     Completed,
     GenerationRequest,
-    HistoryMessage,
     IncompleteReason,
     ProviderEvent,
     TextDelta,
@@ -64,7 +64,7 @@ def _messages(request: GenerationRequest) -> list[dict[str, Any]]:
     return [*system, *messages]
 
 
-def _with_images(message: HistoryMessage, file_ids: tuple[str, ...]) -> dict[str, Any]:
+def _with_images(message: PlannedMessage, file_ids: tuple[str, ...]) -> dict[str, Any]:
     images = [{"type": "image_url", "image_url": {"url": file_id}} for file_id in file_ids]
     return {"role": message.role, "content": [{"type": "text", "text": message.text}, *images]}
 

@@ -13,11 +13,11 @@ from typing import Any, NoReturn
 
 from shared.events.frames import ToolName
 from shared.providers.sanitize import clean_json
+from shared.turns.context import PlannedMessage
 from shared.turns.lifecycle import TokenUsage
 from worker.providers.base import (
     Completed,
     GenerationRequest,
-    HistoryMessage,
     IncompleteReason,
     ProviderEvent,
     TextDelta,
@@ -84,7 +84,7 @@ def input_items(request: GenerationRequest, assistant_content: Callable[[str], A
     return items
 
 
-def _item(message: HistoryMessage, assistant_content: Callable[[str], Any]) -> dict[str, Any]:
+def _item(message: PlannedMessage, assistant_content: Callable[[str], Any]) -> dict[str, Any]:
     is_user = message.role == "user"
     content = [{"type": "input_text", "text": message.text}] if is_user else assistant_content(message.text)
     return {"type": "message", "role": message.role, "content": content}

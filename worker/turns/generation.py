@@ -8,7 +8,7 @@ import time
 from datetime import timedelta
 
 from shared.metrics import Metrics
-from shared.turns.lifecycle import CancelTrigger, Ending
+from shared.turns.lifecycle import CancelTrigger, Ending, TokenUsage
 from worker.providers.base import (
     Completed,
     GenerationRequest,
@@ -49,6 +49,7 @@ class Generation:
         self._provider_started = held.attempt > 1
         self._requested_at: float | None = None
         self._has_content = False
+        self._usage: TokenUsage | None = None
 
     async def run(self, *, time_left: timedelta) -> Ending | None:
         """Generate until the provider ends, the time is up, or somebody asks for a stop.
@@ -102,7 +103,7 @@ class Generation:
         """Stored is what was shown; if the log cannot say what it holds, all that there is."""
         is_settled = await self._publisher.settle()
         text = self._publisher.taken_text if is_settled else self._publisher.text
-        return Ending.cancelled(trigger, text=text, provider_started=self._provider_started)
+        return Ending.cancelled(trigger, text=text, provider_started=self._provider_started, usage=self._usage)
 
     async def _consume(self) -> Ending:
         labels = {"provider": self._request.model.provider_id, "model": self._request.model.id}
@@ -123,8 +124,10 @@ class Generation:
                         case ToolDone(name, details):
                             self._publisher.tool("done", name, details)
                         case Completed():
+                            self._usage = event.usage
                             return self._completed(event, labels)
         except ProviderError as error:
+            self._usage = error.usage
             status = error.code if error.http_status is None else str(error.http_status)
             self._metrics.provider_errors.labels(provider=labels["provider"], status=status).inc()
             self._metrics.stream_failed.labels(**labels, error_code=error.code).inc()

@@ -29,20 +29,21 @@ from shared.quotas.estimation import budgets_of
 from shared.settings import Settings
 from shared.turns.context import plan_context
 from shared.turns.errors import ContextBudgetExceededError
-from shared.turns.finalize import Finalized, finalize_turn
+from shared.turns.finalize import Finalized, TurnFinalizer
 from shared.turns.frames import started_frame
 from shared.turns.lifecycle import Ending
 from shared.turns.repository import TurnRepository
 from shared.turns.stop import end_log
 from shared.turns.tables import Turn
 from shared.valkey.client import REDIS_FAILURE, is_valkey_away
-from worker.providers.base import GenerationRequest, HistoryMessage
+from worker.providers.base import GenerationRequest
 from worker.providers.registry import ProviderRegistry
 from worker.turns.generation import Generation
 from worker.turns.held import HeldTurn, StopKind
 from worker.turns.history import load_history
 from worker.turns.leases import LeaseKeeper
 from worker.turns.publisher import Publisher
+from worker.turns.warnings import QuotaWarnings
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ logger = logging.getLogger(__name__)
 class TurnRunner:
     settings: Settings
     sessions: Sessions
+    finalizer: TurnFinalizer
     log: EventLog
     queue: TurnQueue
     leases: LeaseKeeper
@@ -58,6 +60,7 @@ class TurnRunner:
     catalog: CatalogHolder
     clock: Clock
     metrics: Metrics
+    quota_warnings: QuotaWarnings
 
     async def run(self, turn_id: UUID, *, attempt: int) -> None:
         """Take the turn as its `attempt`-th holder. Safe to call twice: only one claim of an attempt succeeds."""
@@ -94,7 +97,8 @@ class TurnRunner:
             if finalized is None:
                 return
             if publisher.is_open:
-                await publisher.finish([finalized.terminal_frame()])
+                warnings = await self.quota_warnings.after(finalized)
+                await publisher.finish([finalized.terminal_frame(quota_warnings=warnings)])
             else:
                 await end_log(self.log, held.keys, finalized)
 
@@ -212,7 +216,7 @@ class TurnRunner:
         return model, GenerationRequest(
             model=model,
             instructions=plan.instructions,
-            history=tuple(HistoryMessage(message.role, message.text) for message in plan.messages),
+            history=plan.messages,
             max_output_tokens=max_output_tokens,
             tenant_id=turn.tenant_id,
             user_id=turn.requester_user_id,
@@ -231,9 +235,7 @@ class TurnRunner:
             if held.is_superseded:
                 return None
             began = asyncio.get_running_loop().time()
-            finalized = await finalize_turn(
-                self.sessions, turn_id=held.turn.id, chat_id=held.turn.chat_id, ending=ending, attempt=held.attempt
-            )
+            finalized = await self.finalizer.finalize(held.turn, ending, attempt=held.attempt)
             held.is_finalized = True
             self.metrics.finalization_latency_ms.observe((asyncio.get_running_loop().time() - began) * 1000)
             return finalized

@@ -15,7 +15,7 @@ from shared.events.log import EventLog
 from shared.queue.jobs import RunTurn
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
-from shared.turns.finalize import finalize_turn
+from shared.turns.finalize import TurnFinalizer
 from shared.turns.lifecycle import Ending
 from shared.turns.repository import TurnRepository, is_unheld
 from shared.turns.stop import TurnStopper, end_log
@@ -33,6 +33,7 @@ SWEEP_LIMIT = 500
 class Sweeper:
     settings: Settings
     sessions: Sessions
+    finalizer: TurnFinalizer
     queue: TurnQueue
     log: EventLog
     stopper: TurnStopper
@@ -77,11 +78,9 @@ class Sweeper:
         return turn.lease_expires_at is not None and turn.lost_attempts + 1 >= self.settings.turns.max_attempts
 
     async def _end(self, turn: Turn) -> None:
-        finalized = await finalize_turn(
-            self.sessions,
-            turn_id=turn.id,
-            chat_id=turn.chat_id,
-            ending=Ending.failed("orphan_timeout", provider_started=turn.attempt > 0),
+        finalized = await self.finalizer.finalize(
+            turn,
+            Ending.failed("orphan_timeout", provider_started=turn.attempt > 0),
             attempt=turn.attempt,
             only_if=is_unheld(),
         )

@@ -18,7 +18,7 @@ from shared.db.engine import Sessions
 from shared.events.log import EventLog
 from shared.metrics import Metrics
 from shared.settings import Settings
-from shared.turns.finalize import finalize_turn
+from shared.turns.finalize import TurnFinalizer
 from shared.turns.lifecycle import Ending
 from shared.turns.repository import TurnRepository, is_stuck
 from shared.turns.stop import end_log
@@ -37,6 +37,7 @@ WATCHDOG_LOCK = 7_243_906
 class Watchdog:
     settings: Settings
     sessions: Sessions
+    finalizer: TurnFinalizer
     log: EventLog
     clock: Clock
     metrics: Metrics
@@ -78,11 +79,9 @@ class Watchdog:
         is_too_old = self.clock.now() - turn.started_at >= self._older_than
         reason = "max_age" if is_too_old else "stale_progress"
         self.metrics.orphan_detected.labels(reason=reason).inc()
-        finalized = await finalize_turn(
-            self.sessions,
-            turn_id=turn.id,
-            chat_id=turn.chat_id,
-            ending=Ending.failed("orphan_timeout", provider_started=turn.attempt > 0),
+        finalized = await self.finalizer.finalize(
+            turn,
+            Ending.failed("orphan_timeout", provider_started=turn.attempt > 0),
             attempt=turn.attempt,
             only_if=is_stuck(no_progress_for=self._no_progress_for, older_than=self._older_than),
         )

@@ -6,7 +6,9 @@ import pytest
 
 from shared.db.engine import Sessions, open_database
 from shared.settings import DatabaseSettings, RedisSettings, Settings
+from shared.turns.finalize import TurnFinalizer
 from shared.valkey.client import Valkey, open_valkey
+from tests.support.finalizers import make_finalizer
 
 
 @pytest.fixture
@@ -29,3 +31,8 @@ async def valkey(settings: Settings) -> AsyncIterator[Valkey]:
     async with open_valkey(settings.redis) as client:
         await client.flushdb()
         yield client
+
+
+@pytest.fixture
+def finalizer(sessions: Sessions, settings: Settings) -> TurnFinalizer:
+    return make_finalizer(sessions, settings)

@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 
 from shared.db.engine import Sessions
 from shared.messages.tables import Message
-from shared.turns.finalize import finalize_turn
+from shared.turns.finalize import TurnFinalizer
 from shared.turns.lifecycle import Ending, TokenUsage, TurnState
 from shared.turns.repository import TurnRepository, is_unheld
 from shared.turns.tables import Turn
@@ -64,23 +64,18 @@ async def test_a_hand_back_is_not(sessions: Sessions) -> None:
     assert (taken.attempt, taken.lost_attempts) == (2, 0)
 
 
-async def test_an_ended_turn_cannot_be_claimed(sessions: Sessions) -> None:
+async def test_an_ended_turn_cannot_be_claimed(sessions: Sessions, finalizer: TurnFinalizer) -> None:
     turn = await insert_turn(sessions)
-    await finalize_turn(sessions, turn_id=turn.id, chat_id=turn.chat_id, ending=ANSWER, attempt=0)
+    await finalizer.finalize(turn, ANSWER, attempt=0)
     assert await claim(sessions, turn, attempt=1) is None
 
 
-async def test_one_of_many_finalizations_wins(sessions: Sessions) -> None:
+async def test_one_of_many_finalizations_wins(sessions: Sessions, finalizer: TurnFinalizer) -> None:
     """The others get None, and the answer is stored once, after its question."""
     turn = await insert_turn(sessions)
     await claim(sessions, turn, attempt=1)
     endings = [ANSWER, Ending.failed("provider_error", provider_started=True), ANSWER]
-    results = await asyncio.gather(
-        *(
-            finalize_turn(sessions, turn_id=turn.id, chat_id=turn.chat_id, ending=ending, attempt=1)
-            for ending in endings * 5
-        )
-    )
+    results = await asyncio.gather(*(finalizer.finalize(turn, ending, attempt=1) for ending in endings * 5))
     [winner] = [result for result in results if result is not None]
     stored = await get_turn(sessions, turn)
     assert stored.state == winner.ending.state
@@ -94,25 +89,23 @@ async def test_one_of_many_finalizations_wins(sessions: Sessions) -> None:
     assert stored.assistant_message_id == (messages[1].id if len(messages) > 1 else None)
 
 
-async def test_a_superseded_attempt_cannot_finalize(sessions: Sessions) -> None:
+async def test_a_superseded_attempt_cannot_finalize(sessions: Sessions, finalizer: TurnFinalizer) -> None:
     turn = await insert_turn(sessions)
     await claim(sessions, turn, attempt=1)
     await expire_lease(sessions, turn)
     await claim(sessions, turn, attempt=2)
-    late = await finalize_turn(sessions, turn_id=turn.id, chat_id=turn.chat_id, ending=ANSWER, attempt=1)
+    late = await finalizer.finalize(turn, ANSWER, attempt=1)
     assert late is None
     assert (await get_turn(sessions, turn)).state == TurnState.RUNNING
 
 
-async def test_who_is_not_the_worker_loses_to_a_live_lease(sessions: Sessions) -> None:
+async def test_who_is_not_the_worker_loses_to_a_live_lease(sessions: Sessions, finalizer: TurnFinalizer) -> None:
     turn = await insert_turn(sessions)
     await claim(sessions, turn, attempt=1)
 
     async def end_from_outside() -> bool:
         ending = Ending.failed("orphan_timeout", provider_started=True)
-        finalized = await finalize_turn(
-            sessions, turn_id=turn.id, chat_id=turn.chat_id, ending=ending, attempt=1, only_if=is_unheld()
-        )
+        finalized = await finalizer.finalize(turn, ending, attempt=1, only_if=is_unheld())
         return finalized is not None
 
     assert not await end_from_outside()
@@ -121,29 +114,29 @@ async def test_who_is_not_the_worker_loses_to_a_live_lease(sessions: Sessions) -
 
 
 @pytest.mark.parametrize("text", ["", " \n"])
-async def test_an_answer_without_text_is_a_failure(sessions: Sessions, text: str) -> None:
+async def test_an_answer_without_text_is_a_failure(sessions: Sessions, finalizer: TurnFinalizer, text: str) -> None:
     turn = await insert_turn(sessions)
     ending = Ending.completed(text=text, usage=TokenUsage(3, 0), response_id=None)
-    finalized = await finalize_turn(sessions, turn_id=turn.id, chat_id=turn.chat_id, ending=ending, attempt=0)
+    finalized = await finalizer.finalize(turn, ending, attempt=0)
     assert finalized is not None
     stored = await get_turn(sessions, turn)
     assert (stored.state, stored.error_code) == ("failed", "provider_error")
 
 
-async def test_an_answer_that_cannot_be_stored_fails_the_turn(sessions: Sessions) -> None:
+async def test_an_answer_that_cannot_be_stored_fails_the_turn(sessions: Sessions, finalizer: TurnFinalizer) -> None:
     """The database refuses the text (U+0000): the turn still ends, and says why."""
     turn = await insert_turn(sessions)
     ending = Ending.completed(text="a\0b", usage=None, response_id=None)
-    finalized = await finalize_turn(sessions, turn_id=turn.id, chat_id=turn.chat_id, ending=ending, attempt=0)
+    finalized = await finalizer.finalize(turn, ending, attempt=0)
     assert finalized is not None
     assert b'"code":"message_persistence_failed"' in finalized.terminal_frame().body
     assert (await get_turn(sessions, turn)).error_code == "message_persistence_failed"
 
 
-async def test_a_partial_answer_of_a_stopped_turn_is_stored(sessions: Sessions) -> None:
+async def test_a_partial_answer_of_a_stopped_turn_is_stored(sessions: Sessions, finalizer: TurnFinalizer) -> None:
     turn = await insert_turn(sessions)
     ending = Ending.cancelled("user_stop", text="Hel", provider_started=True)
-    await finalize_turn(sessions, turn_id=turn.id, chat_id=turn.chat_id, ending=ending, attempt=0)
+    await finalizer.finalize(turn, ending, attempt=0)
     stored = await get_turn(sessions, turn)
     assert (stored.state, stored.assistant_message_id) == ("cancelled", turn.planned_message_id)
 
@@ -166,13 +159,13 @@ async def test_renewal_extends_leases_and_brings_stops(sessions: Sessions) -> No
     assert renewed.lease_expires_at >= before
 
 
-async def test_renewal_stops_what_is_no_longer_ours(sessions: Sessions) -> None:
+async def test_renewal_stops_what_is_no_longer_ours(sessions: Sessions, finalizer: TurnFinalizer) -> None:
     """A higher attempt, or an end, means gone; a row that is only locked does not."""
     keeper = LeaseKeeper(sessions, owner="w", lease=LEASE)
     turns = [await claim(sessions, await insert_turn(sessions), attempt=1) for _ in range(3)]
     superseded, ended, locked = (HeldTurn(turn) for turn in turns if turn is not None)
     await change_turn(sessions, superseded.turn, attempt=2)
-    await finalize_turn(sessions, turn_id=ended.turn.id, chat_id=ended.turn.chat_id, ending=ANSWER, attempt=1)
+    await finalizer.finalize(ended.turn, ANSWER, attempt=1)
     async with sessions.begin() as session:
         await session.execute(select(Turn).where(Turn.id == locked.turn.id).with_for_update())
         with keeper.holding(superseded), keeper.holding(ended), keeper.holding(locked):

@@ -22,6 +22,7 @@ from shared.turns.stop import TurnStopper
 from shared.turns.tables import Turn
 from shared.valkey.client import Valkey
 from shared.valkey.keyspace import TurnKeys
+from tests.support.finalizers import make_finalizer
 from tests.support.turn_rows import get_turn, insert_turn
 from worker.turns.outage import OutageGuard
 from worker.turns.sweeper import Sweeper
@@ -34,10 +35,19 @@ LIVE = func.now() + timedelta(seconds=10)
 @pytest.fixture
 def sweeper(settings: Settings, sessions: Sessions, valkey: Valkey) -> Sweeper:
     log = EventLog(valkey, settings)
-    stopper = TurnStopper(sessions=sessions, valkey=valkey, log=log, clock=SystemClock(), metrics=Metrics("test"))
+    finalizer = make_finalizer(sessions, settings)
+    stopper = TurnStopper(
+        sessions=sessions,
+        finalizer=finalizer,
+        valkey=valkey,
+        log=log,
+        clock=SystemClock(),
+        metrics=Metrics("test"),
+    )
     return Sweeper(
         settings=settings,
         sessions=sessions,
+        finalizer=finalizer,
         queue=TurnQueue(valkey, settings),
         log=log,
         stopper=stopper,

@@ -7,13 +7,14 @@ from typing import Any
 from uuid import UUID
 
 from shared.model_catalog.catalog import ApiParams, CatalogModel, GeneralConfig, ProviderConfig, ProviderTimeouts
-from worker.providers.base import GenerationRequest, HistoryMessage
+from shared.turns.context import PlannedMessage
+from worker.providers.base import GenerationRequest
 
 TENANT = UUID("00000000-0000-4000-8000-00000000000a")
 USER = UUID("00000000-0000-4000-8000-00000000000b")
 CHAT = UUID("00000000-0000-4000-8000-00000000000c")
 
-EARLIER = (HistoryMessage("user", "earlier question"), HistoryMessage("assistant", "earlier answer"))
+EARLIER = (PlannedMessage("user", "earlier question"), PlannedMessage("assistant", "earlier answer"))
 
 
 def a_model(*, provider_model_id: str = "gpt-x", max_tool_calls: int = 2, **api_params: Any) -> CatalogModel:
@@ -38,7 +39,7 @@ def a_model(*, provider_model_id: str = "gpt-x", max_tool_calls: int = 2, **api_
 def a_request(*, model: CatalogModel | None = None, text: str = "What is shown?", **members: Any) -> GenerationRequest:
     values: dict[str, Any] = {
         "instructions": None,
-        "history": (HistoryMessage("user", text),),
+        "history": (PlannedMessage("user", text),),
         "max_output_tokens": 8_192,
         "request_kind": "chat",
         **members,

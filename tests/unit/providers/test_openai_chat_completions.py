@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.turns.context import PlannedMessage
 from shared.turns.lifecycle import TokenUsage
 from tests.unit.providers.factories import EARLIER, TENANT, USER, a_model, a_request
-from worker.providers.base import Completed, HistoryMessage, ProviderError, ProviderEvent, TextDelta
+from worker.providers.base import Completed, ProviderError, ProviderEvent, TextDelta
 from worker.providers.openai_chat_completions import ChatCompletionsTranslator, build_body
 
 
@@ -20,7 +21,7 @@ def test_body_with_everything() -> None:
     request = a_request(
         model=a_model(temperature=0.5, stop=("END",), reasoning_effort="low", extra_body={"seed": 1, "stream": False}),
         instructions="You are kind.",
-        history=(*EARLIER, HistoryMessage("user", "What is shown?")),
+        history=(*EARLIER, PlannedMessage("user", "What is shown?")),
         image_file_ids=("file-abc",),
         tools=({"type": "web_search"},),
     )

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.turns.context import PlannedMessage
 from shared.turns.lifecycle import TokenUsage
 from tests.unit.providers.factories import CHAT, EARLIER, TENANT, USER, a_model, a_request
 from worker.providers.base import (
     Completed,
-    HistoryMessage,
     ProviderError,
     ProviderEvent,
     TextDelta,
@@ -41,7 +41,7 @@ def test_body_with_everything() -> None:
     request = a_request(
         model=model,
         instructions="You are kind.",
-        history=(*EARLIER, HistoryMessage("user", "What is shown?")),
+        history=(*EARLIER, PlannedMessage("user", "What is shown?")),
         image_file_ids=("file-abc",),
         tools=TOOLS,
     )

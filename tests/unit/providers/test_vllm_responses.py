@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.turns.context import PlannedMessage
 from tests.unit.providers.factories import EARLIER, TENANT, USER, a_model, a_request
-from worker.providers.base import Completed, HistoryMessage, ProviderEvent, ReasoningDelta, TextDelta
+from worker.providers.base import Completed, ProviderEvent, ReasoningDelta, TextDelta
 from worker.providers.vllm_responses import ThinkSplitter, VllmTranslator, build_body
 
 
@@ -18,7 +19,7 @@ def test_body() -> None:
     request = a_request(
         model=a_model(temperature=0.5, extra_body={"chat_template_kwargs": {"enable_thinking": True}}),
         instructions="You are kind.",
-        history=(*EARLIER, HistoryMessage("user", "And now?")),
+        history=(*EARLIER, PlannedMessage("user", "And now?")),
         tools=({"type": "web_search"},),
     )
     assert build_body(request) == {

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.quotas.budgets import EstimationBudgetOverrides, EstimationBudgets
-from shared.quotas.estimation import estimate_text
+from shared.quotas.estimation import Included, estimate_input, estimate_text
+from shared.turns.tools import IncludedTools
 
 budgets = st.builds(
     EstimationBudgets,
@@ -40,3 +41,21 @@ def test_a_model_s_budgets_replace_the_service_s_member_by_member() -> None:
     merged = service.overridden_by(EstimationBudgetOverrides(fixed_overhead_tokens=0))
     assert (merged.fixed_overhead_tokens, merged.safety_margin_pct) == (0, 20)
     assert service.overridden_by(None) is service
+
+
+def test_everything_the_model_reads_is_estimated() -> None:
+    """2 000 bytes, one ready document, an answer of 1 700 tokens before: 3 000; then images and the other tools."""
+    budget = EstimationBudgets(fixed_overhead_tokens=500, tool_surcharge_tokens=200)
+    text, files = "x" * 2_000, IncludedTools(file_search=True)
+    assert estimate_input(text, Included(tools=files, prior_context_tokens=1_700), budget) == 3_000
+    everything = IncludedTools(file_search=True, web_search=True, code_interpreter=True)
+    assert estimate_input(text, Included(2, everything, 1_700), budget) == 3_000 + 2 * 1_000 + 500 + 1_000
+
+
+@given(st.text(), budgets, st.integers(0, 4), st.integers(0, 10**6), st.tuples(*[st.booleans()] * 3))
+def test_nothing_that_is_added_makes_it_less(
+    text: str, budget: EstimationBudgets, images: int, prior: int, tools: tuple[bool, bool, bool]
+) -> None:
+    bare = estimate_input(text, Included(), budget)
+    assert bare == estimate_text(text, budget)
+    assert estimate_input(text, Included(images, IncludedTools(*tools), prior), budget) >= bare + prior
