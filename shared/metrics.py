@@ -79,6 +79,18 @@ class Metrics:
         self.provider_latency_ms = self._histogram(
             "provider_latency_ms", "Request to response headers of a provider", ("provider", "endpoint")
         )
+        by_kind = ("kind",)
+        self.outbox_enqueue = self._counter("outbox_enqueue", "Messages written to the outbox", ("kind", "result"))
+        self.outbox_handler = self._counter("outbox_handler", "Tries to deliver a message", ("kind", "result"))
+        self.outbox_pending = self._gauge("outbox_pending", "Messages not yet delivered", by_kind)
+        self.outbox_dead_letter_backlog = self._gauge(
+            "outbox_dead_letter_backlog", "Dead letters that nobody has resolved", by_kind
+        )
+        self.outbox_dead_letter_oldest_age_seconds = self._gauge(
+            "outbox_dead_letter_oldest_age_seconds", "How long the oldest of them has waited", by_kind
+        )
+        self.audit_emit = self._counter("audit_emit", "Audit events on their way out", ("result",))
+        self.audit_redaction_hits = self._counter("audit_redaction_hits", "Secrets taken out of content", ("pattern",))
         self.context_truncation = self._counter(
             "context_truncation", "Context items left out to fit the budget", ("truncated_item",)
         )

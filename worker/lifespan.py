@@ -26,6 +26,8 @@ from shared.turns.stop import TurnStopper
 from shared.valkey.client import Valkey, open_valkey
 from worker.health import health_routes
 from worker.job_loop import JobLoop
+from worker.outbox.delivery import Delivery
+from worker.outbox.handlers import Handler
 from worker.providers.registry import ProviderRegistry
 from worker.turns.absence import AbsenceWatch
 from worker.turns.jobs import RUNNER, run_turn
@@ -51,6 +53,7 @@ class WorkerContext:
     sweeper: Sweeper
     watchdog: Watchdog
     absence: AbsenceWatch
+    outbox: Delivery
     signal_valkey: Valkey
     """The connection on which stop signals arrive."""
     metrics: Metrics
@@ -88,6 +91,10 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
         leases = LeaseKeeper(sessions, owner=process_name(), lease=timedelta(seconds=settings.turns.lease_secs))
         clock = SystemClock()
         stopper = TurnStopper(sessions=sessions, valkey=valkey, log=log, clock=clock, metrics=metrics)
+        handlers: list[Handler] = []
+        outbox = Delivery(
+            settings=settings.outbox, sessions=sessions, metrics=metrics, owner=leases.owner, handlers=handlers
+        )
         runner = TurnRunner(
             settings=settings,
             sessions=sessions,
@@ -129,6 +136,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
                 stopper,
                 grace_secs=settings.streaming.disconnect_grace_secs,
             ),
+            outbox=outbox,
             signal_valkey=signal_valkey,
             metrics=metrics,
             jobs=JobLoop(

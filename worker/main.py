@@ -45,6 +45,7 @@ async def _run(settings: Settings) -> None:
             every(SWEEP_INTERVAL, context.sweeper.sweep, name="sweep"),
             every(ABSENCE_INTERVAL, context.absence.look, name="absence watch"),
             hear_stop_signals(context.signal_valkey, context.leases),
+            context.outbox.run(),
             every(GAUGE_INTERVAL, partial(measure_turns, context.sessions, context.metrics), name="gauges"),
         ]
         watchdog = settings.orphan_watchdog
