@@ -29,6 +29,7 @@ from worker.job_loop import JobLoop
 from worker.outbox.delivery import Delivery
 from worker.outbox.handlers import Handler
 from worker.providers.registry import ProviderRegistry
+from worker.summaries.job import ThreadSummaryJob
 from worker.turns.absence import AbsenceWatch
 from worker.turns.jobs import RUNNER, run_turn
 from worker.turns.leases import LeaseKeeper
@@ -92,6 +93,17 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
         clock = SystemClock()
         stopper = TurnStopper(sessions=sessions, valkey=valkey, log=log, clock=clock, metrics=metrics)
         handlers: list[Handler] = []
+        if settings.thread_summary_worker.enabled:
+            handlers.append(
+                ThreadSummaryJob(
+                    settings=settings,
+                    sessions=sessions,
+                    providers=providers,
+                    catalog=catalog,
+                    clock=clock,
+                    metrics=metrics,
+                )
+            )
         outbox = Delivery(
             settings=settings.outbox, sessions=sessions, metrics=metrics, owner=leases.owner, handlers=handlers
         )

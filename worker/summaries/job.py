@@ -28,7 +28,7 @@ from shared.metrics import Metrics
 from shared.model_catalog.catalog import CatalogModel
 from shared.model_catalog.holder import CatalogHolder
 from shared.outbox import messages as outbox
-from shared.outbox.tables import OutboxMessage
+from shared.outbox.repository import Message as OutboxMessage
 from shared.settings import DEFAULT_SUMMARY_PROMPT, Settings
 from shared.summaries.repository import SummaryRepository
 from shared.summaries.trigger import Frontier
@@ -72,7 +72,9 @@ class ThreadSummaryJob:
     clock: Clock
     metrics: Metrics
 
-    queue = outbox.THREAD_SUMMARY
+    @property
+    def queue(self) -> str:
+        return outbox.THREAD_SUMMARY
 
     @property
     def max_attempts(self) -> int:
@@ -82,7 +84,7 @@ class ThreadSummaryJob:
         """Bring the chat's summary up to the frozen target, unless that has happened or is not wanted any more.
 
         Raises:
-            InvalidSummaryRequestError: the message can never be carried out.
+            RejectedMessageError: the message can never be carried out.
             ProviderError, EmptySummaryError: no summary was had; nothing has changed.
         """
         request = SummaryRequest.parse(message.payload)

@@ -10,10 +10,7 @@ from uuid import UUID
 
 from shared.ids import ChatId, TenantId
 from shared.summaries.trigger import Frontier
-
-
-class InvalidSummaryRequestError(Exception):
-    """The message can never be carried out."""
+from worker.outbox.handlers import RejectedMessageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +28,11 @@ class SummaryRequest:
         """Read a payload, as `shared.outbox.messages.thread_summary` writes it.
 
         Raises:
-            InvalidSummaryRequestError: a member is missing or makes no sense, or one half of the base is missing.
+            RejectedMessageError: a member is missing or makes no sense, or one half of the base is missing.
         """
         base = (payload.get("base_frontier_created_at"), payload.get("base_frontier_message_id"))
         if (base[0] is None) != (base[1] is None):
-            raise InvalidSummaryRequestError("one half of the base is missing")
+            raise RejectedMessageError("one half of the base is missing")
         try:
             return cls(
                 tenant_id=TenantId(UUID(payload["tenant_id"])),
@@ -45,7 +42,7 @@ class SummaryRequest:
                 target=_frontier(payload["frozen_target_created_at"], payload["frozen_target_message_id"]),
             )
         except (KeyError, ValueError, TypeError, AttributeError) as error:
-            raise InvalidSummaryRequestError(f"not a summary request: {error!r}") from None
+            raise RejectedMessageError(f"not a summary request: {error!r}") from None
 
 
 def _frontier(created_at: Any, message_id: Any) -> Frontier:

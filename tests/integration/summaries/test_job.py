@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 from sqlalchemy import update
@@ -13,20 +12,35 @@ from sqlalchemy import update
 from shared.chats.tables import Chat
 from shared.clock import SystemClock
 from shared.db.engine import Sessions
-from shared.messages.tables import Message
+from shared.messages.tables import Message as ChatMessage
 from shared.outbox import messages as outbox
+from shared.outbox.repository import Message
 from shared.outbox.tables import OutboxMessage
 from shared.settings import Settings, ThreadSummaryWorkerSettings
 from shared.turns.lifecycle import TokenUsage
 from tests.support.conversations import AnsweringProvider, Conversation, new_conversation, summary_job
 from tests.support.killing import KilledAt, KilledError
+from worker.outbox.handlers import RejectedMessageError
 from worker.providers.base import ProviderError
 from worker.summaries.job import EmptySummaryError
-from worker.summaries.request import InvalidSummaryRequestError
 
 TEXTS = ("q0", "a0", "q1", "a1", "q2", "a2")
 ANSWER = "<analysis>hm</analysis>\n<summary>\nShort.\n</summary>"
 TOO_LONG = ProviderError("provider_error", "This model's maximum context length is 5 tokens")
+
+
+def delivered(message: OutboxMessage, *, attempts: int = 0) -> Message:
+    """What a handler gets of a message."""
+    return Message(
+        id=1,
+        queue=message.queue,
+        partition_key=message.partition_key,
+        payload_type=message.payload_type,
+        payload=message.payload,
+        dedupe_key=None,
+        attempts=attempts,
+        created_at=message.created_at,
+    )
 
 
 def asked(provider: AnsweringProvider, index: int = -1) -> str:
@@ -144,8 +158,8 @@ async def test_what_is_deleted_or_covered_is_not_told(sessions: Sessions) -> Non
     chat = await new_conversation(sessions, *TEXTS)
     async with sessions.begin() as session:
         gone, covered = chat.places[0].message_id, chat.places[1].message_id
-        await session.execute(update(Message).where(Message.id == gone).values(deleted_at=SystemClock().now()))
-        await session.execute(update(Message).where(Message.id == covered).values(is_compressed=True))
+        await session.execute(update(ChatMessage).where(ChatMessage.id == gone).values(deleted_at=SystemClock().now()))
+        await session.execute(update(ChatMessage).where(ChatMessage.id == covered).values(is_compressed=True))
     await chat.say("instructions", role="system")
     provider = AnsweringProvider(ANSWER)
     await summary_job(sessions, provider).update(chat.request(target=6))
@@ -159,7 +173,7 @@ async def test_an_empty_range_asks_nobody(sessions: Sessions) -> None:
     job = summary_job(sessions, provider)
     await job.update(chat.request(target=3))
     async with sessions.begin() as session:
-        await session.execute(update(Message).where(Message.chat_id == chat.chat_id).values(is_compressed=True))
+        await session.execute(update(ChatMessage).where(ChatMessage.chat_id == chat.chat_id).values(is_compressed=True))
     assert not await job.update(chat.request(base=3, target=5))
     assert len(provider.requests) == 1
 
@@ -206,7 +220,7 @@ async def test_a_message_is_handled_as_it_was_written(sessions: Sessions) -> Non
     chat = await new_conversation(sessions, *TEXTS)
     places = [(place.created_at, place.message_id) for place in chat.places]
     message = outbox.thread_summary(chat.chat_id, tenant_id=chat.tenant_id, base=None, target=places[3])
-    await summary_job(sessions, AnsweringProvider(ANSWER)).handle(message)
+    await summary_job(sessions, AnsweringProvider(ANSWER)).handle(delivered(message))
     assert await chat.compressed() == [True] * 4 + [False] * 2
 
 
@@ -217,7 +231,20 @@ async def test_a_message_is_handled_as_it_was_written(sessions: Sessions) -> Non
 async def test_a_message_that_makes_no_sense_is_rejected(sessions: Sessions, change: dict[str, str | None]) -> None:
     chat = await new_conversation(sessions, *TEXTS)
     target = (chat.places[3].created_at, chat.places[3].message_id)
-    payload = outbox.thread_summary(chat.chat_id, tenant_id=chat.tenant_id, base=None, target=target).payload
-    message = cast(OutboxMessage, SimpleNamespace(payload=payload | change, attempts=0))
-    with pytest.raises(InvalidSummaryRequestError):
+    stored = outbox.thread_summary(chat.chat_id, tenant_id=chat.tenant_id, base=None, target=target)
+    message = dataclasses.replace(delivered(stored), payload=stored.payload | change)
+    with pytest.raises(RejectedMessageError):
         await summary_job(sessions, AnsweringProvider(ANSWER)).handle(message)
+
+
+async def test_giving_up_is_counted_once(sessions: Sessions) -> None:
+    """The last failure is the one after which the old summary stays for good."""
+    chat = await new_conversation(sessions, *TEXTS)
+    target = (chat.places[3].created_at, chat.places[3].message_id)
+    stored = outbox.thread_summary(chat.chat_id, tenant_id=chat.tenant_id, base=None, target=target)
+    job = summary_job(sessions, AnsweringProvider("<summary>cut"))
+    for attempts in range(job.max_attempts):
+        assert job.metrics.registry.get_sample_value("test_summary_fallback_total") == 0
+        with pytest.raises(EmptySummaryError):
+            await job.handle(delivered(stored, attempts=attempts))
+    assert job.metrics.registry.get_sample_value("test_summary_fallback_total") == 1
