@@ -98,7 +98,7 @@ class LongConversation:
             yield TurnRecord(number, planned, assembly_secs, summary, is_asked_for)
 
     def _text(self, mark: str) -> str:
-        return f"{mark} {'word ' * self.dice.choice((5, 20, 100, 400, 1_600))}"
+        return f"{mark} {'word ' * self.dice.choice((20, 100, 400, 800, 1_600))}"
 
     async def _ask(self, text: str) -> Turn:
         chat, now = self.chat, SystemClock().now()
