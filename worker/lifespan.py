@@ -34,6 +34,7 @@ from worker.turns.absence import AbsenceWatch
 from worker.turns.jobs import RUNNER, run_turn
 from worker.turns.leases import LeaseKeeper
 from worker.turns.outage import OutageGuard
+from worker.turns.plan import TurnPlanner
 from worker.turns.runner import TurnRunner
 from worker.turns.sweeper import SWEEP_INTERVAL, Sweeper
 from worker.turns.watchdog import Watchdog
@@ -114,7 +115,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             queue=queue,
             leases=leases,
             providers=providers,
-            catalog=catalog,
+            planner=TurnPlanner(settings, sessions, catalog),
             clock=clock,
             metrics=metrics,
         )

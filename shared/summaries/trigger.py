@@ -39,6 +39,15 @@ class ContextUse:
         return not has_summary and self.assembled_tokens >= threshold
 
 
+@dataclass(slots=True)
+class SummaryWish:
+    """What the finalization of a turn needs to decide on a summary, and what it has decided."""
+
+    use: ContextUse
+    threshold_pct: int
+    is_granted: bool = False
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Frontier:
     """A place in a chat's history, which is ordered by time and id."""

@@ -20,7 +20,9 @@ from shared.db.engine import Sessions, is_database_away
 from shared.db.transaction import run_transaction
 from shared.events import frames
 from shared.events.frames import DoneUsage, Frame
+from shared.ids import ChatId, TenantId
 from shared.messages.tables import Message
+from shared.summaries.trigger import SummaryWish, schedule_summary
 from shared.turns.lifecycle import Ending, TokenUsage, TurnState, cancelled_frame
 from shared.turns.repository import TurnRepository
 from shared.turns.tables import Turn
@@ -68,6 +70,7 @@ async def finalize_turn(
     ending: Ending,
     attempt: int,
     only_if: ColumnElement[bool] | None = None,
+    summary_wish: SummaryWish | None = None,
 ) -> Finalized | None:
     """Commit `ending`, with the assistant message where it has one; None if somebody else has ended the turn.
 
@@ -83,7 +86,7 @@ async def finalize_turn(
 
     async def commit(ending: Ending) -> Finalized:
         return await run_transaction(
-            sessions, lambda session: _finalize(session, turn_id, chat_id, ending, attempt, only_if)
+            sessions, lambda session: _finalize(session, turn_id, chat_id, ending, attempt, only_if, summary_wish)
         )
 
     try:
@@ -114,6 +117,7 @@ async def _finalize(
     ending: Ending,
     attempt: int,
     only_if: ColumnElement[bool] | None,
+    summary_wish: SummaryWish | None,
 ) -> Finalized:
     selected_model = await session.scalar(
         update(Chat).where(Chat.id == chat_id).values(updated_at=func.clock_timestamp()).returning(Chat.model)
@@ -124,6 +128,14 @@ async def _finalize(
         raise _LostError
     if ending.state is TurnState.COMPLETED:
         await _store_answer(session, turn, ending)
+        if summary_wish is not None:
+            summary_wish.is_granted = await schedule_summary(
+                session,
+                tenant_id=TenantId(turn.tenant_id),
+                chat_id=ChatId(turn.chat_id),
+                use=summary_wish.use,
+                threshold_pct=summary_wish.threshold_pct,
+            )
     elif ending.state is TurnState.CANCELLED and ending.text.strip():
         await _store_partial_answer(session, turn, ending)
     return Finalized(turn, selected_model, ending)
