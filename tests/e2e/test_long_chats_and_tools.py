@@ -45,9 +45,14 @@ async def test_a_second_turn_is_told_of_the_first(client: httpx.AsyncClient, pro
 
 async def test_a_long_chat_is_summarized(database_url: str, valkey_url: str) -> None:
     """Once the context is a hundredth full, later turns are sent a summary instead of what it covers."""
-    pct = {"THREAD_SUMMARY_WORKER__COMPRESSION_THRESHOLD_PCT": "1"}
     own_valkey = urlsplit(valkey_url)._replace(path="/2").geturl()  # the other product's worker would take the jobs
-    with deployment(database_url=database_url, valkey_url=own_valkey, apis=1, workers=1, **pct) as product:
+    with deployment(
+        database_url=database_url,
+        valkey_url=own_valkey,
+        apis=1,
+        workers=1,
+        THREAD_SUMMARY_WORKER__COMPRESSION_THRESHOLD_PCT="1",
+    ) as product:
         async with product.client() as client:
             chat_id, first = await create_chat(client), new_marker()
             await ask(client, scripted(f"{first} {'long ' * 1_000}", text="One."), chat_id=chat_id)
