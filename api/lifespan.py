@@ -21,6 +21,7 @@ from shared.ids import process_name
 from shared.metrics import Metrics, serve_metrics
 from shared.model_catalog.holder import CatalogHolder
 from shared.model_catalog.source import load_catalog
+from shared.outbox.gauges import measure_outbox
 from shared.periodic import every
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
@@ -76,6 +77,8 @@ async def open_context(
         background.spawn(followers.run(), name="turn follower")
         background.spawn(every(HEARTBEAT_INTERVAL, audience.renew, name="presence"), name="presence")
         background.spawn(every(GAUGE_INTERVAL, partial(measure_turns, sessions, metrics), name="gauges"), name="gauges")
+        outbox_gauges = every(GAUGE_INTERVAL, partial(measure_outbox, sessions, metrics), name="outbox gauges")
+        background.spawn(outbox_gauges, name="outbox gauges")
         yield ApiContext(
             settings=settings,
             engine=engine,

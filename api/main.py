@@ -19,6 +19,7 @@ from api.middleware import RequestMiddleware
 from api.model_catalog.routes import router as model_catalog
 from api.openapi import DescribedApi
 from api.problems import install_handlers
+from api.reactions.routes import router as reactions
 from api.server import Server
 from api.turns.routes import router as turns
 from shared.clock import Clock
@@ -31,6 +32,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     chats,
     messages,
     model_catalog,
+    reactions,
     turns,
 )
 """Everything under the base path; a feature joins by its router."""

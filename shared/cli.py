@@ -5,6 +5,7 @@
     mini-chat worker                                              one worker process
     mini-chat migrate                                             bring the database schema up to date
     mini-chat demo-provider [--host H] [--port P]                 the scripted OpenAI-compatible provider
+    mini-chat outbox list|replay|resolve                          messages that could not be delivered
 
 A configuration that cannot be used is one line on standard error and exit code 2. Each command imports what it needs
 when it runs, so that a worker loads no HTTP server and the API no provider.
@@ -20,6 +21,7 @@ from importlib import metadata
 
 from shared.embedded.errors import EngineError
 from shared.embedded.ports import LOOPBACK
+from shared.outbox.command_line import add_parser as add_outbox_parser
 from shared.run.environment import merge_variables, replace_environment, variable_of
 from shared.settings import ConfigurationError, Settings, load_settings
 
@@ -43,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _migrate()
             case "demo-provider":
                 _demo_provider(options)
+            case "outbox":
+                return _outbox(options)
     except ConfigurationError as error:
         return _fail(error, EXIT_CONFIGURATION)
     except EngineError as error:
@@ -107,6 +111,13 @@ def _demo_provider(options: argparse.Namespace) -> None:
         raise ConfigurationError(f"--host: {error}") from None
 
 
+def _outbox(options: argparse.Namespace) -> int:
+    settings = load_settings()
+    from shared.outbox.commands import run
+
+    return run(settings, options)
+
+
 def _fail(error: Exception, code: int) -> int:
     sys.stderr.write(f"mini-chat: {error}\n")
     return code
@@ -123,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("worker", help="run one worker process")
     commands.add_parser("migrate", help="bring the database schema up to date")
     demo_provider = commands.add_parser("demo-provider", help="run the scripted provider")
+    add_outbox_parser(commands)
     for command in (run, api, demo_provider):
         command.add_argument("--host", help="address to listen on")
         command.add_argument("--port", type=_port, help="port to listen on; 0 takes a free one")

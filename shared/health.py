@@ -1,4 +1,8 @@
-"""Whether a process can do its work: the answers behind `/healthz` and `/readyz` of API and worker alike."""
+"""Whether a process can do its work: the answers behind `/healthz` and `/readyz` of API and worker alike.
+
+A usage event that could not be delivered makes a process `degraded`, at once and until somebody has replayed or
+resolved it: somebody has to look, but there is no reason to take the process out of service.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,12 @@ from sqlalchemy import text
 from shared.db.engine import Sessions
 from shared.db.migrate import is_current
 from shared.model_catalog.holder import CatalogHolder
+from shared.outbox.dead_letters import DeadLetters
 from shared.valkey.client import Valkey
 
 CHECK_TIMEOUT_SECS: Final = 2.0
 
-Outcome = Literal["ok", "failed"]
+Outcome = Literal["ok", "degraded", "failed"]
 Check = Callable[[], Awaitable[bool]]
 
 _log = logging.getLogger(__name__)
@@ -31,11 +36,17 @@ class Readiness:
 
     @property
     def is_ready(self) -> bool:
-        return all(outcome == "ok" for outcome in self.checks.values())
+        return "failed" not in self.checks.values()
+
+    @property
+    def status(self) -> Literal["ok", "degraded", "unavailable"]:
+        if not self.is_ready:
+            return "unavailable"
+        return "degraded" if "degraded" in self.checks.values() else "ok"
 
     @property
     def document(self) -> dict[str, object]:
-        return {"status": "ok" if self.is_ready else "unavailable", "checks": dict(self.checks)}
+        return {"status": self.status, "checks": dict(self.checks)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +65,13 @@ class ReadinessProbe:
             "catalog": self._catalog_is_loaded,
             "accepting": self._accepts_work,
         }
-        outcomes = await asyncio.gather(*(_outcome(name, check) for name, check in checks.items()))
-        return Readiness(dict(zip(checks, outcomes, strict=True)))
+        outcomes, usage = await asyncio.gather(
+            asyncio.gather(*(_outcome(name, check) for name, check in checks.items())),
+            _outcome("usage_delivery", self._usage_is_delivered),
+        )
+        # Without an answer nothing is known; that PostgreSQL does not answer is another check's finding.
+        delivery: Outcome = "ok" if usage == "ok" else "degraded"
+        return Readiness({**dict(zip(checks, outcomes, strict=True)), "usage_delivery": delivery})
 
     async def _database_answers(self) -> bool:
         async with self.sessions() as session:
@@ -70,6 +86,10 @@ class ReadinessProbe:
 
     async def _catalog_is_loaded(self) -> bool:
         return any(self.catalog.current.enabled_models())
+
+    async def _usage_is_delivered(self) -> bool:
+        async with self.sessions() as session:
+            return not await DeadLetters(session).has_open_usage()
 
     async def _accepts_work(self) -> bool:
         return not self.draining.is_set()

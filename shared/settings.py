@@ -21,6 +21,7 @@ from platformdirs import user_data_path
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from shared.outbox.webhooks import signing_key
 from shared.quotas.budgets import EstimationBudgets
 
 ENV_PREFIX = "MINI_CHAT_"
@@ -224,6 +225,15 @@ class DemoProviderSettings(Group):
     port: int = Field(8081, ge=1, le=65_535)
 
 
+def _is_web_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.hostname)
+
+
 class SinkSettings(Group):
     kind: Literal["log", "http"] = "log"
     url: str | None = None
@@ -233,6 +243,13 @@ class SinkSettings(Group):
     def _check_target(self) -> Self:
         if self.kind == "http" and not (self.url and self.secret):
             raise ValueError("kind: http needs url and secret")
+        if self.url is not None and not _is_web_address(self.url):
+            raise ValueError("url: must start with http:// or https:// and name a host")
+        if self.secret is not None:
+            try:
+                signing_key(self.secret.get_secret_value())
+            except ValueError as error:
+                raise ValueError(f"secret: {error}") from None
         return self
 
 

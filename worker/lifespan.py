@@ -18,6 +18,7 @@ from shared.ids import process_name
 from shared.metrics import Metrics, serve_metrics
 from shared.model_catalog.holder import CatalogHolder
 from shared.model_catalog.source import load_catalog
+from shared.outbox.messages import AUDIT, USAGE_SNAPSHOT
 from shared.queue.jobs import RUN_TURN
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
@@ -28,7 +29,9 @@ from worker.health import health_routes
 from worker.job_loop import JobLoop
 from worker.outbox.delivery import Delivery
 from worker.outbox.handlers import Handler
+from worker.outbox.sinks import SinkHandler, open_sink
 from worker.providers.registry import ProviderRegistry
+from worker.retention import Purge
 from worker.summaries.job import ThreadSummaryJob
 from worker.turns.absence import AbsenceWatch
 from worker.turns.jobs import RUNNER, run_turn
@@ -56,6 +59,7 @@ class WorkerContext:
     watchdog: Watchdog
     absence: AbsenceWatch
     outbox: Delivery
+    purge: Purge
     signal_valkey: Valkey
     """The connection on which stop signals arrive."""
     metrics: Metrics
@@ -93,7 +97,13 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
         leases = LeaseKeeper(sessions, owner=process_name(), lease=timedelta(seconds=settings.turns.lease_secs))
         clock = SystemClock()
         stopper = TurnStopper(sessions=sessions, valkey=valkey, log=log, clock=clock, metrics=metrics)
-        handlers: list[Handler] = []
+        usage_sink = await stack.enter_async_context(open_sink(settings.usage_sink, clock=clock))
+        audit_sink = await stack.enter_async_context(open_sink(settings.audit_sink, clock=clock))
+        max_attempts = settings.outbox.max_attempts
+        handlers: list[Handler] = [
+            SinkHandler(USAGE_SNAPSHOT, usage_sink, max_attempts=max_attempts, metrics=metrics),
+            SinkHandler(AUDIT, audit_sink, max_attempts=max_attempts, metrics=metrics),
+        ]
         if settings.thread_summary_worker.enabled:
             handlers.append(
                 ThreadSummaryJob(
@@ -150,6 +160,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
                 grace_secs=settings.streaming.disconnect_grace_secs,
             ),
             outbox=outbox,
+            purge=Purge(settings, sessions),
             signal_valkey=signal_valkey,
             metrics=metrics,
             jobs=JobLoop(

@@ -16,10 +16,12 @@ from functools import partial
 import uvloop
 
 from shared.logs import configure_logging
+from shared.outbox.gauges import measure_outbox
 from shared.periodic import every
 from shared.settings import Settings
 from shared.turns.gauges import GAUGE_INTERVAL, measure_turns
 from worker.lifespan import WorkerContext, open_worker
+from worker.retention import PURGE_INTERVAL
 from worker.turns.absence import ABSENCE_INTERVAL
 from worker.turns.stop_signals import hear_stop_signals
 from worker.turns.sweeper import SWEEP_INTERVAL
@@ -47,6 +49,8 @@ async def _run(settings: Settings) -> None:
             hear_stop_signals(context.signal_valkey, context.leases),
             context.outbox.run(),
             every(GAUGE_INTERVAL, partial(measure_turns, context.sessions, context.metrics), name="gauges"),
+            every(GAUGE_INTERVAL, partial(measure_outbox, context.sessions, context.metrics), name="outbox gauges"),
+            every(PURGE_INTERVAL, context.purge.run, name="purge"),
         ]
         watchdog = settings.orphan_watchdog
         if watchdog.enabled:

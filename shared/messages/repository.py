@@ -25,13 +25,13 @@ class MessageRepository:
 
     async def list_visible(self, chat_id: ChatId, *, tenant_id: TenantId, narrow: Narrow) -> list[Message]:
         """The messages that clients see: those of a turn that are not deleted, summarized ones included."""
-        statement = select(Message).where(
-            Message.tenant_id == tenant_id,
-            Message.chat_id == chat_id,
-            Message.request_id.is_not(None),
-            Message.deleted_at.is_(None),
-        )
+        statement = select(Message).where(*_is_visible(chat_id, tenant_id))
         return list(await self._session.scalars(narrow(statement)))
+
+    async def find_visible(self, message_id: UUID, *, chat_id: ChatId, tenant_id: TenantId) -> Message | None:
+        """One message that clients see."""
+        statement = select(Message).where(Message.id == message_id, *_is_visible(chat_id, tenant_id))
+        return await self._session.scalar(statement)
 
     async def attachments_of(
         self, message_ids: Collection[UUID], *, chat_id: ChatId, tenant_id: TenantId
@@ -66,6 +66,15 @@ class MessageRepository:
             MessageReaction.message_id.in_(message_ids),
         )
         return {row.message_id: row.reaction for row in await self._session.execute(statement)}
+
+
+def _is_visible(chat_id: ChatId, tenant_id: TenantId) -> tuple[ColumnElement[bool], ...]:
+    return (
+        Message.tenant_id == tenant_id,
+        Message.chat_id == chat_id,
+        Message.request_id.is_not(None),
+        Message.deleted_at.is_(None),
+    )
 
 
 def _is_attached() -> ColumnElement[bool]:

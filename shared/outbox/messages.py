@@ -11,9 +11,12 @@ from shared.clock import rfc3339
 from shared.ids import ChatId, TenantId, new_uuid4
 from shared.outbox.tables import OutboxMessage
 
+USAGE_SNAPSHOT: Final = "usage_snapshot"
+AUDIT: Final = "audit"
+ATTACHMENT_CLEANUP: Final = "attachment_cleanup"
 CHAT_CLEANUP: Final = "chat_cleanup"
 THREAD_SUMMARY: Final = "thread_summary"
-USAGE_SNAPSHOT: Final = "usage_snapshot"
+QUEUES: Final = (USAGE_SNAPSHOT, AUDIT, ATTACHMENT_CLEANUP, CHAT_CLEANUP, THREAD_SUMMARY)
 
 SystemTask = Literal["thread_summary_update", "doc_summary_generation"]
 Place = tuple[datetime, UUID]

@@ -86,10 +86,12 @@ class Delivery:
                     tasks.create_task(self._serve(partition, lanes))
         finally:
             self._is_ending = True
-            if self._lanes:
-                await asyncio.wait(self._lanes.values(), timeout=GRACE_SECS)
-            await lanes.aclose()
-            await helpers.aclose()
+            try:
+                if self._lanes:
+                    await asyncio.wait(self._lanes.values(), timeout=GRACE_SECS)
+                await lanes.aclose()
+            finally:
+                await helpers.aclose()
 
     async def _renew(self) -> None:
         await renew_leases(self._sessions, list(self._lanes), lease=self._lease)
@@ -127,12 +129,15 @@ class Delivery:
         queue = lane.messages[0].queue
         try:
             async with lane.scope:
+                lane.is_running = True
                 while lane.messages and not self._is_ending and await self._deliver_first(lane, partition):
                     lane.messages.popleft()
                     partition.held[queue] -= 1
+                lane.is_running = False
         except (TimeoutError, LeaseLostError):
             logger.warning("the lease of an outbox message was lost", extra={"queue": queue})
         finally:
+            lane.is_running = False
             left = lane.held
             partition.held[queue] -= len(lane.messages)
             lane.messages.clear()

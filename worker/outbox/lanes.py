@@ -24,13 +24,15 @@ class Lane:
     """Ends whatever runs in the lane when the lease does."""
     settling: int | None = field(default=None)
     """A message whose delivery is being noted, which needs no lease."""
+    is_running: bool = field(default=False)
 
     @property
     def held(self) -> list[Held]:
         return [Held(message.id, self.token) for message in self.messages if message.id != self.settling]
 
     def hold_until(self, moment: float) -> None:
-        if not self.scope.expired():
+        # It may have ended while its lease was renewed, or not have begun.
+        if self.is_running and not self.scope.expired():
             self.scope.reschedule(moment)
 
 

@@ -20,8 +20,11 @@ from api.auth import Action, Principal
 from api.dependencies import require
 from api.json_route import MAX_BODY_BYTES, JsonRoute
 from api.main import create_app
+from shared.clock import SystemClock
 from shared.errors import ThrottledError
 from shared.ids import new_uuid4
+from shared.outbox.dead_letters import DeadLetters
+from shared.outbox.tables import OutboxDeadLetter
 from shared.settings import Settings
 from tests.support.api import BASE, RunningApi, api_settings, running_api
 from tests.support.problems import assert_problem
@@ -245,6 +248,7 @@ async def test_without_engines_the_process_lives_and_is_not_ready(settings: Sett
                 "redis": "failed",
                 "catalog": "ok",
                 "accepting": "ok",
+                "usage_delivery": "degraded",
             },
         }
         assert_problem(await client.get("/chats"), 503, "service_unavailable")
@@ -257,6 +261,21 @@ async def test_readiness_ends_with_draining(api: RunningApi) -> None:
         api.context.draining.set()
         answer = await root.get("/readyz")
         assert (answer.status_code, answer.json()["checks"]["accepting"]) == (503, "failed")
+
+
+async def test_usage_that_could_not_be_delivered_makes_a_process_degraded(api: RunningApi) -> None:
+    """Somebody has to look, but it serves."""
+    now = SystemClock().now()
+    columns = {"queue": "usage_snapshot", "partition_key": "k", "payload_type": "t", "payload": {}, "created_at": now}
+    async with api.context.sessions.begin() as session:
+        session.add(OutboxDeadLetter(id=1, failed_at=now, **columns))
+    async with api.client(base_path="") as root:
+        answer = await root.get("/readyz")
+        assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
+        assert answer.json()["checks"]["usage_delivery"] == "degraded"
+        async with api.context.sessions.begin() as session:
+            await DeadLetters(session).resolve(ids=[1])
+        assert (await root.get("/readyz")).json()["status"] == "ok"
 
 
 async def test_a_stream_passes_through_chunk_by_chunk(api: RunningApi, ann: Caller) -> None:

@@ -25,7 +25,7 @@ async def wait_until_delivered(sessions: Sessions) -> None:
     async def is_empty() -> bool:
         return await count_undelivered(sessions) == 0
 
-    await wait_until(is_empty)
+    await wait_until(is_empty, timeout=30, interval=0.05)
 
 
 async def test_messages_of_a_key_arrive_in_order(sessions: Sessions) -> None:
@@ -39,12 +39,12 @@ async def test_messages_of_a_key_arrive_in_order(sessions: Sessions) -> None:
 
 
 async def test_eight_deliverers_share_the_work_and_keep_the_order(sessions: Sessions) -> None:
-    keys = [f"key-{number}" for number in range(30)]
-    names = [str(number) for number in range(20)]
+    keys = [f"key-{number}" for number in range(12)]
+    names = [str(number) for number in range(10)]
     for key in keys:
         await insert_messages(sessions, *names, key=key)
     recorder = Recorder()
-    partitions = (1, 2, 4, 8, 64, 4, 4, 4)
+    partitions = (1, 2, 4, 8, 1, 2, 4, 4)
     deliverers = [
         delivery(sessions, recorder, settings=FAST.model_copy(update={"partitions": number})) for number in partitions
     ]
