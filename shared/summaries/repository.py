@@ -18,9 +18,6 @@ from shared.summaries.trigger import Frontier
 _FIND = select(ThreadSummary).where(
     ThreadSummary.chat_id == bindparam("chat"), ThreadSummary.tenant_id == bindparam("tenant")
 )
-_FIND_ESTIMATE = select(ThreadSummary.token_estimate).where(
-    ThreadSummary.chat_id == bindparam("chat"), ThreadSummary.tenant_id == bindparam("tenant")
-)
 
 
 def estimate_of_chat() -> ScalarSelect[int]:
@@ -36,10 +33,6 @@ class SummaryRepository:
 
     async def find(self, chat_id: ChatId, *, tenant_id: TenantId) -> ThreadSummary | None:
         return (await self._session.execute(_FIND, {"chat": chat_id, "tenant": tenant_id})).scalar_one_or_none()
-
-    async def find_estimate(self, chat_id: ChatId, *, tenant_id: TenantId) -> int | None:
-        """The tokens of the chat's summary; None without one."""
-        return await self._session.scalar(_FIND_ESTIMATE, {"chat": chat_id, "tenant": tenant_id})
 
     async def advance(
         self,

@@ -7,11 +7,10 @@ from shared.events.frames import Frame
 from shared.turns.tables import Turn
 
 
-def started_frame(turn: Turn, *, summary_token_estimate: int | None = None) -> Frame:
-    """`summary_token_estimate` is that of the chat's summary when the turn was accepted; None without one."""
+def started_frame(turn: Turn) -> Frame:
     return frames.stream_started(
         request_id=turn.request_id,
         message_id=turn.planned_message_id,
         is_new_turn=True,
-        summary_token_estimate=summary_token_estimate,
+        summary_token_estimate=turn.summary_token_estimate,
     )

@@ -66,6 +66,10 @@ async def test_a_long_chat_is_summarized(database_url: str, valkey_url: str) -> 
                 return texts[0].startswith(SUMMARY_PREAMBLE)
 
             await wait_until(is_summarized, message="no turn was sent a summary")
+            told = (await ask(client, "And now?", chat_id=chat_id)).events[0].data
+            assert told["thread_summary_applied"]["token_estimate"] > 0
+            elsewhere = (await ask(client, "And here?")).events[0].data
+            assert "thread_summary_applied" not in elsewhere
             assert not any(text.startswith("@script") and first in text for text in texts)
             assert first in (await list_messages(client, chat_id))[0]["content"]
             (asked,) = [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from shared.clock import rfc3339
 from shared.db.engine import Sessions
-from shared.summaries.repository import SummaryRepository
 from shared.summaries.trigger import ContextUse, schedule_summary
 from tests.support.conversations import AnsweringProvider, Conversation, new_conversation, summary_job
 from worker.summaries.request import SummaryRequest
@@ -55,12 +54,3 @@ async def test_nothing_new_needs_no_summary(sessions: Sessions) -> None:
     await summary_job(sessions, AnsweringProvider("Short.")).update(chat.request(target=1))
     assert not await schedule(chat, CUT)
     assert not await schedule(await new_conversation(sessions), CUT)
-
-
-async def test_clients_are_told_the_size_of_the_summary(sessions: Sessions) -> None:
-    chat = await new_conversation(sessions, "q0", "a0")
-    async with sessions() as session:
-        assert await SummaryRepository(session).find_estimate(chat.chat_id, tenant_id=chat.tenant_id) is None
-    await summary_job(sessions, AnsweringProvider("Short.")).update(chat.request(target=1))
-    async with sessions() as session:
-        assert await SummaryRepository(session).find_estimate(chat.chat_id, tenant_id=chat.tenant_id) == 2
