@@ -15,7 +15,7 @@ from api import health
 from api.chats.routes import router as chats
 from api.lifespan import lifespan_of
 from api.messages.routes import router as messages
-from api.middleware import RequestMiddleware
+from api.middleware import Foyer, RequestMiddleware
 from api.model_catalog.routes import router as model_catalog
 from api.openapi import DescribedApi
 from api.problems import install_handlers
@@ -71,6 +71,7 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> FastAPI:
     app.include_router(health.router, prefix=settings.prefix)
     for router in ROUTERS:
         app.include_router(router, prefix=settings.prefix + settings.base_path)
+    app.middleware_stack = Foyer(app.build_middleware_stack())
     return app
 
 

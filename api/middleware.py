@@ -1,13 +1,17 @@
-"""The outermost layer of every request: its trace, its line in the log, and the answer to unforeseen errors.
+"""The layers around every request: its trace, its line in the log, and the answer to unforeseen errors.
 
-It is plain ASGI: a stream passes through one function call per chunk, no task and no copy.
+They are plain ASGI: a stream passes through one function call per chunk, no task and no copy.
+
+A long stream is not conducted where it was asked for, in the depth of a dozen calls, each with its request, scopes and
+wrappers, which would all live as long as the client stays. The route's response only leaves word of what is to be done
+(`conduct`); once the framework has returned, `Foyer`, the outermost layer, does it, and writes straight to the server.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from starlette.datastructures import Headers
@@ -19,6 +23,55 @@ from shared.logs import log_context
 from shared.trace import TraceContext, current_trace
 
 _log: Final = logging.getLogger("api.access")
+
+_VISITOR: Final = "mini_chat.visitor"
+_KEPT: Final = frozenset({"type", "method", "path", "raw_path", "http_version"})
+
+Work = Callable[[Receive, Send], Awaitable[None]]
+
+
+async def conduct(scope: Scope, receive: Receive, send: Send, work: Work) -> None:
+    """Do `work` as soon as the framework has let go of the request; at once if nobody waits for it."""
+    visitor: _Visitor | None = scope.get(_VISITOR)
+    if visitor is None:
+        await work(receive, send)
+    else:
+        visitor.work = work
+
+
+class Foyer:
+    """Around the whole application: conducts what routes have left to it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope[_VISITOR] = visitor = _Visitor()
+        received = scope["headers"]
+        await self._app(scope, receive, send)
+        work, exchange = visitor.work, visitor.exchange
+        if work is None or exchange is None:
+            return
+        # Server and task hold on to the scope: what it has gathered, and the caller's token, need not stay.
+        for name in scope.keys() - _KEPT:
+            del scope[name]
+        if isinstance(received, list):
+            received.clear()
+        del visitor, received
+        await exchange.conduct(work(receive, send), scope, receive)
+
+
+class _Visitor:
+    """A request on its way through the framework, and what it wants done afterwards."""
+
+    __slots__ = ("exchange", "work")
+
+    def __init__(self) -> None:
+        self.exchange: _Exchange | None = None
+        self.work: Work | None = None
 
 
 class RequestMiddleware:
@@ -33,27 +86,18 @@ class RequestMiddleware:
         # Set, not added to: a server may start a request in the context of the one before it.
         log_context.set({"trace_id": trace.trace_id})
         current_trace.set(trace)
-        exchange = _Exchange(send)
-        try:
-            await self._app(scope, receive, exchange.send)
-        except ClientDisconnect:
-            return  # nobody is left to answer
-        except Exception as error:
-            answer = problem_response(as_chat_error(error), scope)
-            if exchange.status is not None:
-                raise  # too late for an answer: the server cuts the connection
-            await answer(scope, receive, exchange.send)
-        finally:
-            exchange.log(scope)
+        exchange = _Exchange(send, visitor=scope.get(_VISITOR))
+        await exchange.conduct(self._app(scope, receive, exchange.send), scope, receive)
 
 
 class _Exchange:
     """A request on its way: when it began, and the status of its answer once there is one."""
 
-    __slots__ = ("_began", "_send", "status")
+    __slots__ = ("_began", "_send", "_visitor", "status")
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, *, visitor: _Visitor | None) -> None:
         self._send = send
+        self._visitor = visitor
         self._began = time.monotonic()
         self.status: int | None = None
 
@@ -62,7 +106,26 @@ class _Exchange:
             self.status = message["status"]
         return self._send(message)
 
-    def log(self, scope: Scope) -> None:
+    async def conduct(self, work: Awaitable[None], scope: Scope, receive: Receive) -> None:
+        """Await `work`, answer what it raises, and log the request, unless there is more to be done for it."""
+        try:
+            await work
+        except ClientDisconnect:
+            return  # nobody is left to answer
+        except Exception as error:
+            self._visitor = None  # whatever was left to be done, this is the end
+            answer = problem_response(as_chat_error(error), scope)
+            if self.status is not None:
+                raise  # too late for an answer: the server cuts the connection
+            await answer(scope, receive, self.send)
+        finally:
+            self._log(scope)
+
+    def _log(self, scope: Scope) -> None:
+        visitor, self._visitor = self._visitor, None
+        if visitor is not None and visitor.work is not None:
+            visitor.exchange = self
+            return
         _log.info(
             "%s %s",
             scope["method"],

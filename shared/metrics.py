@@ -27,6 +27,8 @@ MILLISECONDS: Final = (
 )
 """Fine where the promises lie (30, 50, 100 and 200 ms), coarse up to the longest turn."""
 
+COUNTS: Final = (0, 1, 2, 3, 5, 10, 20, 50)
+
 
 class Metrics:
     """The metrics of one process, in a registry of its own."""
@@ -97,6 +99,32 @@ class Metrics:
             "context_truncation", "Context items left out to fit the budget", ("truncated_item",)
         )
 
+        self.thread_summary_trigger = self._counter(
+            "thread_summary_trigger", "Completed turns looked at for a summary", ("result",)
+        )
+        self.thread_summary_execution = self._counter(
+            "thread_summary_execution", "Tries to write a summary", ("result",)
+        )
+        self.thread_summary_cas_conflicts = self._counter(
+            "thread_summary_cas_conflicts", "Summaries dropped because the stored one had moved"
+        )
+        self.summary_fallback = self._counter("summary_fallback", "Summaries given up: the old one stays")
+
+        self.tool_calls = self._counter("tool_calls", "Tool calls of providers", ("tool", "phase"))
+        self.tool_call_limited = self._counter("tool_call_limited", "Turns ended by a limit of calls", ("tool",))
+        self.code_interpreter_calls = self._counter(
+            "code_interpreter_calls", "Completed runs of the code interpreter", ("model",)
+        )
+        self.file_search_latency_ms = self._histogram(
+            "file_search_latency_ms", "Start to end of a file search", by_model
+        )
+        self.web_search_latency_ms = self._histogram("web_search_latency_ms", "Start to end of a web search", by_model)
+        self.retrieval_latency_ms = self._histogram("retrieval_latency_ms", "The same, by provider", ("provider",))
+        self.retrieval_chunks_returned = self._count_histogram("retrieval_chunks_returned", "Results of a file search")
+        self.retrieval_zero_hit = self._counter("retrieval_zero_hit", "File searches that found nothing")
+        self.citations_count = self._count_histogram("citations_count", "Citations of an answer that has any")
+        self.citations_by_source = self._counter("citations_by_source", "Citations sent", ("source",))
+
     def _counter(self, name: str, meaning: str, labels: tuple[str, ...] = ()) -> Counter:
         return Counter(name, meaning, labels, namespace=self._prefix, registry=self.registry)
 
@@ -105,6 +133,9 @@ class Metrics:
 
     def _histogram(self, name: str, meaning: str, labels: tuple[str, ...] = ()) -> Histogram:
         return Histogram(name, meaning, labels, namespace=self._prefix, registry=self.registry, buckets=MILLISECONDS)
+
+    def _count_histogram(self, name: str, meaning: str) -> Histogram:
+        return Histogram(name, meaning, namespace=self._prefix, registry=self.registry, buckets=COUNTS)
 
 
 @asynccontextmanager

@@ -34,10 +34,12 @@ from worker.outbox.handlers import Handler
 from worker.outbox.sinks import SinkHandler, open_sink
 from worker.providers.registry import ProviderRegistry
 from worker.retention import Purge
+from worker.summaries.job import ThreadSummaryJob
 from worker.turns.absence import AbsenceWatch
 from worker.turns.jobs import RUNNER, run_turn
 from worker.turns.leases import LeaseKeeper
 from worker.turns.outage import OutageGuard
+from worker.turns.plan import TurnPlanner
 from worker.turns.runner import TurnRunner
 from worker.turns.sweeper import SWEEP_INTERVAL, Sweeper
 from worker.turns.warnings import QuotaWarnings
@@ -111,6 +113,17 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             SinkHandler(USAGE_SNAPSHOT, usage_sink, max_attempts=max_attempts, metrics=metrics),
             SinkHandler(AUDIT, audit_sink, max_attempts=max_attempts, metrics=metrics),
         ]
+        if settings.thread_summary_worker.enabled:
+            handlers.append(
+                ThreadSummaryJob(
+                    settings=settings,
+                    sessions=sessions,
+                    providers=providers,
+                    catalog=catalog,
+                    clock=clock,
+                    metrics=metrics,
+                )
+            )
         outbox = Delivery(
             settings=settings.outbox, sessions=sessions, metrics=metrics, owner=leases.owner, handlers=handlers
         )
@@ -126,7 +139,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             queue=queue,
             leases=leases,
             providers=providers,
-            catalog=catalog,
+            planner=TurnPlanner(settings, sessions, policies),
             clock=clock,
             metrics=metrics,
             quota_warnings=QuotaWarnings(settings, sessions, policies, clock),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from api.context import ApiContext
 from shared.turns.errors import TurnNotFoundError
@@ -29,12 +30,14 @@ async def stop_turn(turn: Turn, context: ApiContext) -> Turn:
         await context.stopper.stop(turn.id, "user_stop")
         deadline = asyncio.get_running_loop().time() + WAIT_SECS
         while True:
+            announcements.begin_reading_log()
             found = await _find(turn, context)
             left = deadline - asyncio.get_running_loop().time()
             if found.state != TurnState.RUNNING or left <= 0:
                 return found
-            announcements.begin_reading_log()
-            await announcements.wait(min(left, LOOK_INTERVAL_SECS))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(left, LOOK_INTERVAL_SECS)):
+                    await announcements.wait()
 
 
 async def _find(turn: Turn, context: ApiContext) -> Turn:

@@ -1,4 +1,7 @@
-"""Looks after turns whose streams are silent: one query per process and second tells which of them have ended.
+"""Looks after streams that are silent: one clock for all of them, and one query per process and second.
+
+The clock wakes the streams that must look around by themselves, to fill a silence or to try again, so that none needs a
+timer of its own.
 
 A stream follows its event log. If the log is gone, or ends without a terminal event because whoever should have written
 it died, nothing would ever arrive; the turn's row is what says so.
@@ -17,6 +20,7 @@ from shared.turns.repository import TurnRepository
 logger = logging.getLogger(__name__)
 
 INTERVAL_SECS = 1.0
+TICK_SECS = 0.5
 SILENCE_SECS = 2.0
 """A stream that has sent a frame more recently than this is left alone."""
 
@@ -28,6 +32,8 @@ class Follower(Protocol):
     def turn_id(self) -> UUID: ...
 
     def is_silent(self, now: float) -> bool: ...
+
+    def on_tick(self, now: float) -> None: ...
 
     def on_row(self, *, is_terminal: bool) -> None: ...
 
@@ -65,11 +71,26 @@ class TurnFollower:
         return 0.0 if self._database_away_since is None else now - self._database_away_since
 
     async def run(self) -> None:
-        """Look around once a second until cancelled."""
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._tick(), name="clock of the streams")
+            tasks.create_task(self._follow_rows(), name="rows of the streams")
+
+    async def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(TICK_SECS)
+            now = loop.time()
+            for stream in self._streams:
+                stream.on_tick(now)
+
+    async def _follow_rows(self) -> None:
+        """Look around once a second."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(INTERVAL_SECS)
-            silent = [stream for stream in self._streams if stream.is_silent(loop.time())]
+            now = loop.time()
+            silent = [stream for stream in self._streams if stream.is_silent(now)]
             if not silent:
                 self._database_away_since = None
                 continue
@@ -85,9 +106,7 @@ class TurnFollower:
 
     async def _look_after(self, silent: list[Follower]) -> None:
         async with self._sessions() as session:
-            found = await TurnRepository(session).list_states(list({stream.turn_id for stream in silent}))
-        states = {status.turn_id: status.state for status in found}
-        for stream in silent:
-            state = states.get(stream.turn_id)
             # A turn whose row is gone was purged with its chat: it has ended.
-            stream.on_row(is_terminal=state is None or state.is_terminal)
+            ended = set(await TurnRepository(session).list_ended(list({stream.turn_id for stream in silent})))
+        for stream in silent:
+            stream.on_row(is_terminal=stream.turn_id in ended)

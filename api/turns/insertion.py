@@ -41,6 +41,7 @@ _COLUMNS = (
     "file_search_included",
     "code_interpreter_included",
     "image_inputs",
+    "summary_token_estimate",
     "on_disconnect",
     "on_worker_loss",
     "attempt",

@@ -9,24 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import ResponseError
 
+from api.turns.subscriber import Subscriber
 from shared.backoff import backoff
 from shared.valkey.client import REDIS_FAILURE, Valkey
-from shared.valkey.connect import CONNECT_TIMEOUT_SECS
 from shared.valkey.keyspace import TurnKeys
 
 logger = logging.getLogger(__name__)
 
-HEARTBEAT_SECS = 5.0
-"""A subscribed connection is silent for as long as nothing happens: a PING tells a quiet one from a dead one."""
 ACK_TIMEOUT_SECS = 2.0
+RECONNECT_SECS = (0.05, 2.0)
 
 
 class LiveEntry(NamedTuple):
@@ -39,24 +36,30 @@ class LiveEntry(NamedTuple):
 
 
 class Subscription:
-    """One reader's view of one turn's channel: a small buffer that overflows into a gap, never into memory."""
+    """One reader's view of one turn's channel: a small buffer that overflows into a gap, never into memory.
 
-    def __init__(self, capacity: int) -> None:
+    There are as many of these as clients, most of them idle: no timer, no lock and no queue of their own.
+    """
+
+    __slots__ = ("_capacity", "_entries", "_is_awake", "_waiter", "channel", "has_gap")
+
+    def __init__(self, channel: bytes, capacity: int) -> None:
+        self.channel = channel
         self._capacity = capacity
-        self._entries: deque[LiveEntry] = deque()
-        self._wake = asyncio.Event()
+        self._entries: list[LiveEntry] = []
+        self._is_awake = False
+        self._waiter: asyncio.Future[None] | None = None
         self.has_gap = True
         """Something may be missing: read the log."""
 
     def take(self) -> list[LiveEntry]:
         """What has been announced since the last call, in order."""
-        entries = list(self._entries)
-        self._entries.clear()
+        entries, self._entries = self._entries, []
         return entries
 
     def begin_reading_log(self) -> None:
-        """Forget gap and buffer: what is announced from here on follows the read that comes now."""
-        self.has_gap = False
+        """Forget all that has happened: what is announced from here on follows the read that comes now."""
+        self.has_gap = self._is_awake = False
         self._entries.clear()
 
     def offer(self, entry: LiveEntry) -> None:
@@ -66,32 +69,57 @@ class Subscription:
             self.mark_gap()
             return
         self._entries.append(entry)
-        self._wake.set()
+        if not self._is_awake:
+            self.wake()
 
     def mark_gap(self) -> None:
         self._entries.clear()
         self.has_gap = True
-        self._wake.set()
+        self.wake()
 
     def wake(self) -> None:
-        """Make the reader look around: something other than an entry has happened."""
-        self._wake.set()
+        """Make the reader look around: something may have happened, an entry or anything else."""
+        self._is_awake = True
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():  # it was cancelled
+                waiter.set_result(None)
 
-    async def wait(self, seconds: float) -> None:
-        """Return when something has happened since the last call, or after `seconds`."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
-        except TimeoutError:
-            return
-        self._wake.clear()
+    async def wait(self) -> None:
+        """Return when something has happened since the last call. There is one reader.
+
+        It sets no timer: whoever must look around by itself has itself woken.
+        """
+        if not self._is_awake:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        self._is_awake = False
 
 
 class _Channel:
+    __slots__ = ("pending", "subscriptions", "unacknowledged")
+
     def __init__(self) -> None:
         self.subscriptions: set[Subscription] = set()
         self.unacknowledged = 0
-        self.is_live = asyncio.Event()
+        self.pending: asyncio.Future[None] | None = None
+        """Done once the server has confirmed; None if nothing is to be confirmed."""
+
+    def await_confirmation(self) -> None:
+        self.unacknowledged += 1
+        if self.pending is None:
+            self.pending = asyncio.get_running_loop().create_future()
+
+    def stop_waiting(self) -> None:
+        self.unacknowledged = 0
+        if self.pending is not None:
+            self.pending.set_result(None)
+            self.pending = None
+
+    def mark_gap(self) -> None:
+        for subscription in self.subscriptions:
+            subscription.mark_gap()
 
 
 class LiveFeed:
@@ -102,126 +130,113 @@ class LiveFeed:
         self._capacity = capacity
         self._is_fast = is_fast
         self._channels: dict[bytes, _Channel] = {}
-        self._connection: AbstractConnection | None = None
-        self._commands: deque[tuple[str | bytes, ...]] = deque()
-        self._has_commands = asyncio.Event()
+        self._subscriber: Subscriber | None = None
 
     @property
     def is_connected(self) -> bool:
-        return self._connection is not None
+        return self._subscriber is not None
 
-    @contextmanager
-    def subscribed(self, keys: TurnKeys) -> Iterator[Subscription]:
-        """Receive the turn's entries for the length of the block, once `confirm` has returned."""
+    def subscribe(self, keys: TurnKeys) -> Subscription:
+        """Receive the turn's entries until `unsubscribe`, once `confirm` has returned."""
         name = keys.live.encode()
         channel = self._channels.get(name)
         if channel is None:
             channel = self._channels[name] = _Channel()
-            self._subscribe(name, channel)
-        subscription = Subscription(self._capacity)
+            self._enter(name, channel)
+        subscription = Subscription(name, self._capacity)
         channel.subscriptions.add(subscription)
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        name = subscription.channel
+        channel = self._channels[name]
+        channel.subscriptions.remove(subscription)
+        if not channel.subscriptions:
+            del self._channels[name]
+            channel.stop_waiting()
+            if self._subscriber is not None:
+                self._subscriber.send(b"UNSUBSCRIBE", name)
+
+    @contextmanager
+    def subscribed(self, keys: TurnKeys) -> Iterator[Subscription]:
+        """Receive the turn's entries for the length of the block."""
+        subscription = self.subscribe(keys)
         try:
             yield subscription
         finally:
-            channel.subscriptions.discard(subscription)
-            if not channel.subscriptions and self._channels.get(name) is channel:
-                del self._channels[name]
-                self._send("UNSUBSCRIBE", name)
+            self.unsubscribe(subscription)
 
-    async def confirm(self, keys: TurnKeys) -> None:
+    async def confirm(self, subscription: Subscription) -> None:
         """Return once the server has confirmed the subscription, so that a read of the log leaves nothing out.
 
         Without a connection it returns too: the reconnect marks a gap for every reader.
         """
-        channel = self._channels[keys.live.encode()]
-        if self._connection is None:
+        pending = self._channels[subscription.channel].pending
+        if pending is None:
             return
-        try:
-            async with asyncio.timeout(ACK_TIMEOUT_SECS):
-                await channel.is_live.wait()
-        except TimeoutError:
+        await asyncio.wait({pending}, timeout=ACK_TIMEOUT_SECS)
+        if not pending.done():
             logger.warning("a subscription was not confirmed in time")
 
     async def run(self) -> None:
         """Keep the connection and pass on what it brings, until cancelled."""
-        delays = backoff(first=0.05, longest=2.0)
+        first, longest = RECONNECT_SECS
+        delays = backoff(first=first, longest=longest)
         while True:
             try:
-                connection = await self._connect()
-                delays = backoff(first=0.05, longest=2.0)
-                async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(self._write(connection), name="live feed writer")
-                    tasks.create_task(self._read(connection), name="live feed reader")
-            except* REDIS_FAILURE as group:
-                logger.warning("the live feed is broken, will connect again: %r", group.exceptions[0])
-            except* Exception as group:
-                logger.exception("the live feed failed, will connect again", exc_info=group)
-            finally:
-                await self._disconnect()
+                reason = await self._serve()
+                # A server that refuses what it is asked would refuse it again at once.
+                if not isinstance(reason, ResponseError):
+                    delays = backoff(first=first, longest=longest)
+            except Exception as error:
+                reason = error
+            if isinstance(reason, REDIS_FAILURE):
+                logger.warning("the live feed is broken, will connect again: %r", reason)
+            else:
+                logger.error("the live feed failed, will connect again", exc_info=reason)
             await asyncio.sleep(next(delays))
 
     async def drop_connection(self) -> None:
         """Break the connection as a network would; `run` makes it again. For tests of the way back."""
-        if self._connection is not None:
-            await self._connection.disconnect(nowait=True)
+        if self._subscriber is not None:
+            self._subscriber.close()
 
-    async def _connect(self) -> AbstractConnection:
-        connection: AbstractConnection = self._valkey.connection_pool.make_connection()  # type: ignore[no-untyped-call]
-        async with asyncio.timeout(CONNECT_TIMEOUT_SECS):
-            await connection.connect()  # type: ignore[no-untyped-call]
-        self._connection = connection
-        self._commands.clear()
-        for name, channel in self._channels.items():
-            channel.unacknowledged = 0
-            channel.is_live.clear()
-            self._subscribe(name, channel)
-        return connection
+    async def _serve(self) -> Exception:
+        """Connect, and return why that has come to an end."""
+        subscriber = await Subscriber.connect(self._valkey.connection_pool, self._dispatch)
+        self._subscriber = subscriber
+        try:
+            for name, channel in self._channels.items():
+                self._enter(name, channel)
+            return await subscriber.until_end()
+        finally:
+            self._subscriber = None
+            subscriber.close()
+            for channel in self._channels.values():
+                channel.stop_waiting()  # nobody shall wait for what cannot come; the gap sends readers to the log
+                channel.mark_gap()
 
-    async def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.disconnect(nowait=True)
-        for channel in self._channels.values():
-            channel.is_live.set()  # nobody shall wait for what cannot come; the gap sends readers to the log
-            for subscription in channel.subscriptions:
-                subscription.mark_gap()
-
-    async def _write(self, connection: AbstractConnection) -> None:
-        """The connection's only writer: commands go out in the order in which they were given."""
-        while True:
-            await self._has_commands.wait()
-            self._has_commands.clear()
-            packed = [connection.pack_command(*self._commands.popleft()) for _ in range(len(self._commands))]
-            await connection.send_packed_command([part for parts in packed for part in parts], check_health=False)
-
-    async def _read(self, connection: AbstractConnection) -> None:
-        is_waiting_for_pong = False
-        while True:
-            message = await connection.read_response(timeout=HEARTBEAT_SECS, disconnect_on_error=False)
-            if message is not None:
-                is_waiting_for_pong = False
-                self._dispatch(message)
-                continue
-            if is_waiting_for_pong:
-                raise RedisTimeoutError("the server does not answer")
-            is_waiting_for_pong = True
-            self._send("PING")
+    def _enter(self, name: bytes, channel: _Channel) -> None:
+        """Have the server send the channel; without a connection the next one will."""
+        if self._subscriber is not None:
+            channel.await_confirmation()
+            self._subscriber.send(b"SUBSCRIBE", name)
 
     def _dispatch(self, message: Any) -> None:
+        if not isinstance(message, list):
+            return  # the answer to a PING while nothing is subscribed
         kind, name = message[0], message[1]
+        channel = self._channels.get(name)
+        if channel is None:
+            return
         if kind == b"message":
-            channel = self._channels.get(name)
-            if channel is not None:
-                self._announce(channel, message[2])
+            self._announce(channel, message[2])
         elif kind == b"subscribe":
-            channel = self._channels.get(name)
-            if channel is not None:
-                self._acknowledge(channel)
+            self._acknowledge(channel)
 
     def _announce(self, channel: _Channel, payload: bytes) -> None:
         if not self._is_fast:
-            for subscription in channel.subscriptions:
-                subscription.mark_gap()
+            channel.mark_gap()
             return
         head, _, body = payload.partition(b"\n")
         # A newer release may say more about an entry than we know.
@@ -234,16 +249,5 @@ class LiveFeed:
         # A channel left and entered again in a moment has two confirmations under way: the last one counts.
         channel.unacknowledged -= 1
         if channel.unacknowledged <= 0:
-            channel.is_live.set()
-            for subscription in channel.subscriptions:
-                subscription.mark_gap()
-
-    def _subscribe(self, name: bytes, channel: _Channel) -> None:
-        channel.unacknowledged += 1
-        self._send("SUBSCRIBE", name)
-
-    def _send(self, *command: str | bytes) -> None:
-        """Have the writer send `command`; without a connection it is dropped: the next one subscribes to everything."""
-        if self._connection is not None:
-            self._commands.append(command)
-            self._has_commands.set()
+            channel.stop_waiting()
+            channel.mark_gap()

@@ -73,6 +73,7 @@ class Admitted:
     case: Case
     early: Admission
     account: Account
+    summary_token_estimate: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,7 @@ async def admit(
     )
     early = _decide(case, view.standing, context)
     case.check_content(early)
-    return Admitted(case, early, account)
+    return Admitted(case, early, account, view.summary_token_estimate)
 
 
 async def insert_turn(
@@ -168,7 +169,7 @@ async def insert_turn(
     if images.count != admitted.case.images:
         raise InvalidAttachmentError
     admission = await _reserve(session, admitted, context)
-    decided = _columns(request, admission, admitted.account, context)
+    decided = _columns(request, admission, admitted, context)
     return await insert_running_turn(
         session, decided, content=request.content, attachment_ids=request.attachment_ids, now=now
     )
@@ -204,8 +205,8 @@ def _decide(case: Case, standing: Standing, context: ApiContext) -> Admission:
         raise
 
 
-def _columns(request: TurnRequest, admission: Admission, account: Account, context: ApiContext) -> Mapping[str, Any]:
-    decision, reserve = admission.decision, admission.reserve
+def _columns(request: TurnRequest, admission: Admission, admitted: Admitted, context: ApiContext) -> Mapping[str, Any]:
+    account, decision, reserve = admitted.account, admission.decision, admission.reserve
     return {
         "tenant_id": account.tenant_id,
         "chat_id": request.chat_id,
@@ -227,6 +228,7 @@ def _columns(request: TurnRequest, admission: Admission, account: Account, conte
         "file_search_included": admission.tools.file_search,
         "code_interpreter_included": admission.tools.code_interpreter,
         "image_inputs": admission.images,
+        "summary_token_estimate": admitted.summary_token_estimate,
         "on_disconnect": request.on_disconnect,
         "on_worker_loss": request.on_worker_loss,
     }

@@ -14,17 +14,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Mapping
 from contextlib import suppress
 from enum import StrEnum
-from typing import Final
+from functools import partial
+from typing import Final, Required, TypedDict, Unpack
 from uuid import UUID
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from api.context import ApiContext
+from api.middleware import conduct
 from api.turns.follow import SILENCE_SECS
 from api.turns.live import LiveEntry, Subscription
 from api.turns.replay import load_replay
@@ -68,8 +71,60 @@ class _LogState(StrEnum):
     """The terminal entry has been sent."""
 
 
+class StreamOptions(TypedDict, total=False):
+    """Which stream."""
+
+    turn_id: Required[UUID]
+    keys: Required[TurnKeys]
+    cursor: Required[EntryId | None]
+    """The entry after which to go on; None: from the start."""
+    has_ended: bool
+    """The turn's row is known to be terminal."""
+    first_frame: Frame | None
+    """`stream_started`, if the caller has just created the log with it."""
+    is_awaited: bool
+    """The turn stops when its last client has left."""
+
+
 class EventStreamResponse(Response):
     """The stream of one client. What must be refused with a status has been refused before it is made."""
+
+    def __init__(self, context: ApiContext, **options: Unpack[StreamOptions]) -> None:
+        super().__init__(headers=SSE_HEADERS)
+        # Starlette counts the body it has; this one has no length.
+        del self.headers["content-length"]
+        self._stream = EventStream(context, **options)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start: Message = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        await conduct(scope, receive, send, partial(self._stream.run, start=start, start_with=send))
+
+
+class EventStream:
+    """One client's way through the log. There are thousands of these, most of them idle."""
+
+    __slots__ = (
+        "_context",
+        "_cursor",
+        "_first_frame",
+        "_has_ended",
+        "_has_left",
+        "_in_content",
+        "_is_awaited",
+        "_is_away",
+        "_is_closing",
+        "_is_row_terminal",
+        "_keys",
+        "_last_sent",
+        "_look_at",
+        "_now",
+        "_quiet_secs",
+        "_row_terminal_since",
+        "_send",
+        "_shown_id",
+        "_subscription",
+        "turn_id",
+    )
 
     def __init__(
         self,
@@ -82,21 +137,10 @@ class EventStreamResponse(Response):
         first_frame: Frame | None = None,
         is_awaited: bool = False,
     ) -> None:
-        """
-        Args:
-            cursor: the entry after which to go on; None: from the start.
-            has_ended: the turn's row is known to be terminal.
-            first_frame: `stream_started`, if the caller has just created the log with it.
-            is_awaited: the turn stops when its last client has left.
-        """
-        super().__init__(headers=SSE_HEADERS)
-        # Starlette counts the body it has; this one has no length.
-        del self.headers["content-length"]
         self.turn_id = turn_id
         self._context = context
-        self._log = context.log
         self._keys = keys
-        self._page = context.settings.streaming.sse_channel_capacity
+        self._now = asyncio.get_running_loop().time
         self._cursor: bytes | None = None if cursor is None else str(cursor).encode()
         self._first_frame = first_frame
         # What a ping repeats: the client's own cursor until a frame was sent.
@@ -110,11 +154,16 @@ class EventStreamResponse(Response):
         self._has_left = False
         self._has_ended = False
         self._last_sent = 0.0
-        self._next_ping = 0.0
+        self._quiet_secs = math.inf
+        self._look_at = math.inf
         self._subscription: Subscription | None = None
 
     def is_silent(self, now: float) -> bool:
         return self._is_away or now - self._last_sent >= SILENCE_SECS
+
+    def on_tick(self, now: float) -> None:
+        if now >= self._look_at or now - self._last_sent >= self._quiet_secs:
+            self._wake()
 
     def on_row(self, *, is_terminal: bool) -> None:
         if is_terminal and not self._is_row_terminal:
@@ -127,31 +176,42 @@ class EventStreamResponse(Response):
         self._is_closing = True
         self._wake()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (of ASGI)
+    async def run(self, receive: Receive, send: Send, *, start: Message, start_with: Send) -> None:
+        """Serve the client until one of the two is done with the other.
+
+        Args:
+            start: the beginning of the response, which goes out through `start_with`.
+        """
         self._send = send
         context = self._context
         context.metrics.active_streams.inc()
         context.metrics.attached_clients.inc()
         context.followers.add(self)
-        if self._is_awaited:
-            await context.audience.enter(self._keys)
         try:
-            with context.live.subscribed(self._keys) as subscription:
-                self._subscription = subscription
-                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-                async with asyncio.TaskGroup() as tasks:
-                    watch = tasks.create_task(self._watch_client(receive), name="client watch")
-                    await self._relay(subscription)
-                    watch.cancel()
-        finally:
             if self._is_awaited:
-                has_hung_up = self._has_left and not self._has_ended
-                context.audience.leave(self._keys, self.turn_id, has_hung_up=has_hung_up)
-            context.followers.remove(self)
-            context.metrics.active_streams.dec()
-            context.metrics.attached_clients.dec()
-            if self._has_left:
-                self._count_departure()
+                await context.audience.enter(self._keys)
+            self._subscription = context.live.subscribe(self._keys)
+            await start_with(start)
+            del start, start_with  # all that the framework has wrapped around it
+            async with asyncio.TaskGroup() as tasks:
+                watch = tasks.create_task(self._watch_client(receive), name="client watch")
+                await self._relay(self._subscription)
+                watch.cancel()
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        context = self._context
+        if self._subscription is not None:
+            context.live.unsubscribe(self._subscription)
+        if self._is_awaited:
+            has_hung_up = self._has_left and not self._has_ended
+            context.audience.leave(self._keys, self.turn_id, has_hung_up=has_hung_up)
+        context.followers.remove(self)
+        context.metrics.active_streams.dec()
+        context.metrics.attached_clients.dec()
+        if self._has_left:
+            self._count_departure()
 
     async def _watch_client(self, receive: Receive) -> None:
         """Notice a closed connection without writing to it."""
@@ -162,30 +222,33 @@ class EventStreamResponse(Response):
         self._wake()
 
     async def _relay(self, subscription: Subscription) -> None:
-        self._note_sent()
+        self._last_sent = self._now()
+        self._quiet_secs = self._next_silence()
         if self._first_frame is not None:
             self._cursor = self._shown_id = str(STARTED).encode()
             await self._write(self._first_frame.with_id(STARTED))
-        await self._context.live.confirm(self._keys)
+            self._first_frame = None
+        await self._context.live.confirm(subscription)
         state = _LogState.MORE
         while not (self._has_left or self._is_closing):
             if subscription.has_gap or state is not _LogState.CURRENT:
                 subscription.begin_reading_log()
                 state = await self._read_log()
-            if state is _LogState.ENDED:
+                if state is _LogState.ENDED:
+                    return await self._end()
+                if state is _LogState.MORE:
+                    continue
+            if self._is_row_terminal and await self._is_told_from_storage(state):
                 return await self._end()
-            if state is _LogState.MORE:
-                continue
-            if await self._is_told_from_storage(state):
-                return await self._end()
-            if self._has_nowhere_to_read():
+            if self._is_away and self._has_nowhere_to_read():
                 break
-            await subscription.wait(self._patience(state))
+            self._look_at = self._patience(state)
+            await subscription.wait()
             if not await self._forward(subscription.take()) or self._is_row_terminal:
                 subscription.mark_gap()
             if self._has_ended:
                 return await self._end()
-            if self._now() >= self._next_ping and not self._has_left:
+            if self._now() - self._last_sent >= self._quiet_secs and not self._has_left:
                 await self._fill_silence()
                 # An announcement may have been lost without a trace: a silent stream looks for itself.
                 subscription.mark_gap()
@@ -196,16 +259,17 @@ class EventStreamResponse(Response):
 
     async def _read_log(self) -> _LogState:
         """Send one page of the log from the cursor on."""
+        page = self._context.settings.streaming.sse_channel_capacity
         start = self._cursor or b"-"
         try:
-            entries = await self._log.read(self._keys, start=start, count=self._page + 1)
+            entries = await self._context.log.read(self._keys, start=start, count=page + 1)
             self._is_away = False
         except REDIS_FAILURE as error:
             if not self._is_away:
                 logger.warning("the log cannot be read: %r", error, extra={"turn_id": str(self.turn_id)})
             self._is_away = True
             return _LogState.AWAY
-        is_full = len(entries) > self._page
+        is_full = len(entries) > page
         if self._cursor is not None:
             if not entries or entries[0].id != self._cursor:
                 # The log never held, or has lost, what this client has: start over with what there is.
@@ -221,13 +285,13 @@ class EventStreamResponse(Response):
 
     async def _forward(self, entries: list[LiveEntry]) -> bool:
         """Send announced entries for as long as each follows the cursor; False if one does not."""
-        cursor = self._cursor
+        cursor = self._cursor or b""
         following: list[LiveEntry] = []
         for entry in entries:
-            if entry.previous == (cursor or b""):
+            if entry.previous == cursor:
                 following.append(entry)
                 cursor = entry.id
-            elif cursor is None or _position(entry.id) > _position(cursor):
+            elif not cursor or _position(entry.id) > _position(cursor):
                 await self._send_entries(following)
                 return False
         await self._send_entries(following)
@@ -239,27 +303,23 @@ class EventStreamResponse(Response):
             return
         chunks: list[bytes] = []
         for entry in entries:
-            if entry.event == b"mark":
+            event = entry.event
+            if event in (b"delta", b"tool"):
+                self._in_content = True
+            elif event == b"mark":
                 continue
+            elif event in (b"stream_started", b"restart"):
+                self._in_content = False
+            elif event in (b"done", b"error"):
+                self._has_ended = True
             chunks += (b"id: ", entry.id, b"\n", entry.body)
             self._shown_id = entry.id
-            self._note_event(entry.event)
         self._cursor = entries[-1].id
         if chunks:
             await self._write(b"".join(chunks))
 
-    def _note_event(self, event: bytes) -> None:
-        if event in (b"delta", b"tool"):
-            self._in_content = True
-        elif event in (b"stream_started", b"restart"):
-            self._in_content = False
-        elif event in (b"done", b"error"):
-            self._has_ended = True
-
     async def _is_told_from_storage(self, state: _LogState) -> bool:
-        """Whether the turn has ended without its log saying so, and has now been told from its row."""
-        if not self._is_row_terminal:
-            return False
+        """Of a turn that has ended: whether its log does not say so, and it has now been told from its row."""
         if state is _LogState.CURRENT and self._now() - self._row_terminal_since < NO_END_GRACE_SECS:
             return False
         try:
@@ -278,36 +338,36 @@ class EventStreamResponse(Response):
         return True
 
     def _has_nowhere_to_read(self) -> bool:
-        return self._is_away and self._context.followers.database_away_secs(self._now()) >= GIVE_UP_SECS
+        return self._context.followers.database_away_secs(self._now()) >= GIVE_UP_SECS
 
     def _patience(self, state: _LogState) -> float:
-        """Seconds until this stream must look around by itself."""
-        until_ping = max(0.0, self._next_ping - self._now())
+        """When this stream must look around by itself, apart from filling a silence."""
         if state is _LogState.AWAY:
-            return min(REDIS_RETRY_SECS, until_ping)
+            return self._now() + REDIS_RETRY_SECS
         if self._is_row_terminal:
-            return min(NO_END_GRACE_SECS, until_ping)
-        return until_ping
+            return self._now() + NO_END_GRACE_SECS
+        return math.inf
 
     async def _fill_silence(self) -> None:
+        self._quiet_secs = self._next_silence()
         if self._in_content or self._shown_id is None:
             await self._write(KEEP_ALIVE)
         else:
             await self._write(frames.ping(self._shown_id.decode()))
 
+    def _next_silence(self) -> float:
+        """How long nothing may be sent from here on."""
+        interval = self._context.settings.streaming.sse_ping_interval_seconds
+        return interval + random.uniform(-PING_JITTER_SECS, PING_JITTER_SECS)  # noqa: S311 (jitter, not a secret)
+
     async def _write(self, chunk: bytes) -> None:
         with suppress(OSError):  # the client has left; the watch says so
             await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
-        self._note_sent()
+        self._last_sent = self._now()
 
     async def _end(self) -> None:
         with suppress(OSError):
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    def _note_sent(self) -> None:
-        self._last_sent = self._now()
-        interval = self._context.settings.streaming.sse_ping_interval_seconds
-        self._next_ping = self._last_sent + interval + random.uniform(-PING_JITTER_SECS, PING_JITTER_SECS)  # noqa: S311
 
     def _count_departure(self) -> None:
         stage = "after_done" if self._has_ended else "mid_stream" if self._in_content else "before_first_token"
@@ -320,10 +380,6 @@ class EventStreamResponse(Response):
     def _look_again(self) -> None:
         if self._subscription is not None:
             self._subscription.mark_gap()
-
-    @staticmethod
-    def _now() -> float:
-        return asyncio.get_running_loop().time()
 
 
 def _position(entry_id: bytes) -> tuple[int, int]:

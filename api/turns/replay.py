@@ -48,6 +48,7 @@ def build_replay(turn: Turn, *, message: Message | None, selected_model: str) ->
             request_id=turn.request_id,
             message_id=turn.planned_message_id if message is None else message.id,
             is_new_turn=False,
+            summary_token_estimate=turn.summary_token_estimate,
         )
     ]
     if message is not None:

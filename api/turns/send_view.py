@@ -15,6 +15,7 @@ from shared.chats.tables import Chat
 from shared.messages.tables import Message
 from shared.quotas.repository import Account, standing_columns, standing_of
 from shared.quotas.reserve import Standing
+from shared.summaries.repository import estimate_of_chat
 from shared.turns.tables import Turn
 from shared.turns.tools import AvailableFiles
 
@@ -24,6 +25,7 @@ class SendView:
     """Attributes:
     turn: the one that already has the request id, deleted or not.
     prior_context_tokens: input and output of the newest live answer that was counted, or 0.
+    summary_token_estimate: of the chat's summary; None without one.
     """
 
     chat: Chat
@@ -31,6 +33,7 @@ class SendView:
     running_turn_id: UUID | None
     prior_context_tokens: int
     files: AvailableFiles
+    summary_token_estimate: int | None
     standing: Standing
 
 
@@ -54,6 +57,7 @@ async def load_send_view(
         files=AvailableFiles(
             has_documents=row.has_documents, has_vector_store=row.has_vector_store, has_code_files=row.has_code_files
         ),
+        summary_token_estimate=row.summary_token_estimate,
         standing=standing_of(row._mapping),
     )
 
@@ -76,6 +80,7 @@ def _load() -> Select[Any]:
             ),
             _has_vector_store().label("has_vector_store"),
             _has_ready_file(Attachment.for_code_interpreter).label("has_code_files"),
+            estimate_of_chat().label("summary_token_estimate"),
             *standing.c,
         )
         .outerjoin(same, and_(same.chat_id == Chat.id, same.request_id == bindparam("request", type_=Uuid)))

@@ -24,6 +24,7 @@ from shared.db.engine import Sessions, is_database_away
 from shared.db.transaction import run_transaction
 from shared.events import frames
 from shared.events.frames import DoneUsage, Frame
+from shared.ids import ChatId, TenantId
 from shared.metrics import Metrics
 from shared.outbox.messages import AUDIT, USAGE_SNAPSHOT, audit, usage_snapshot
 from shared.outbox.tables import OutboxMessage
@@ -34,6 +35,7 @@ from shared.quotas.repository import Account, Counts, QuotaRepository
 from shared.quotas.settlement import Reserved, Settlement, settle
 from shared.quotas.usage_event import usage_event
 from shared.settings import Settings
+from shared.summaries.trigger import SummaryWish, schedule_summary
 from shared.turns.audit_events import AuditedContent, turn_ended
 from shared.turns.end_statements import Ended, end_turn, record_end
 from shared.turns.lifecycle import Ending, TokenUsage, TurnState, cancelled_frame
@@ -115,7 +117,13 @@ class TurnFinalizer:
     """Called after each commit, in a process that delivers the outbox."""
 
     async def finalize(
-        self, turn: Turn, ending: Ending, *, attempt: int, only_if: ColumnElement[bool] | None = None
+        self,
+        turn: Turn,
+        ending: Ending,
+        *,
+        attempt: int,
+        only_if: ColumnElement[bool] | None = None,
+        summary_wish: SummaryWish | None = None,
     ) -> Finalized | None:
         """Commit `ending`, with the assistant message where it has one; None if somebody else has ended the turn.
 
@@ -126,12 +134,13 @@ class TurnFinalizer:
             turn: as it was once read.
             attempt: the attempt that the caller holds, or has seen in the row.
             only_if: what a caller that is not the worker has seen and must still hold, such as `is_unheld`.
+            summary_wish: what decides whether a completed turn asks for a summary of its chat; told the decision.
 
         Raises:
             Exception: the database is away (`is_database_away`); nothing is committed, the call may be repeated.
         """
         try:
-            return await self._commit(turn, ending, attempt, only_if)
+            return await self._commit(turn, ending, attempt, only_if, summary_wish)
         except _LostError:
             return None
         except DBAPIError as error:
@@ -139,14 +148,21 @@ class TurnFinalizer:
                 raise
             logger.critical("the answer could not be stored", extra=_fields(turn), exc_info=error)
         try:
-            return await self._commit(turn, _without_answer(ending), attempt, only_if)
+            return await self._commit(turn, _without_answer(ending), attempt, only_if, None)
         except _LostError:
             return None
 
-    async def _commit(self, turn: Turn, ending: Ending, attempt: int, only_if: ColumnElement[bool] | None) -> Finalized:
+    async def _commit(
+        self,
+        turn: Turn,
+        ending: Ending,
+        attempt: int,
+        only_if: ColumnElement[bool] | None,
+        summary_wish: SummaryWish | None,
+    ) -> Finalized:
         bill = await self._bill(turn, ending)
         committed = await run_transaction(
-            self.sessions, lambda session: self._end(session, turn, ending, bill, attempt, only_if)
+            self.sessions, lambda session: self._end(session, turn, ending, bill, attempt, only_if, summary_wish)
         )
         self._observe(turn, ending, bill, committed)
         return Finalized(committed.ended.turn, committed.ended.selected_model, ending)
@@ -184,6 +200,7 @@ class TurnFinalizer:
         bill: _Bill | None,
         attempt: int,
         only_if: ColumnElement[bool] | None,
+        summary_wish: SummaryWish | None,
     ) -> _Committed:
         ended = await end_turn(
             session,
@@ -200,6 +217,14 @@ class TurnFinalizer:
         if self.settings.audit.include_content:
             content = AuditedContent.of(prompt=ended.prompt or "", response=ending.text)
         await record_end(session, ended.turn, ending, _events(ended, ending, bill, content))
+        if summary_wish is not None and ending.state is TurnState.COMPLETED:
+            summary_wish.is_granted = await schedule_summary(
+                session,
+                tenant_id=TenantId(turn.tenant_id),
+                chat_id=ChatId(turn.chat_id),
+                use=summary_wish.use,
+                threshold_pct=summary_wish.threshold_pct,
+            )
         return _Committed(ended, content, short)
 
     def _observe(self, turn: Turn, ending: Ending, bill: _Bill | None, committed: _Committed) -> None:

@@ -8,4 +8,9 @@ from shared.turns.tables import Turn
 
 
 def started_frame(turn: Turn) -> Frame:
-    return frames.stream_started(request_id=turn.request_id, message_id=turn.planned_message_id, is_new_turn=True)
+    return frames.stream_started(
+        request_id=turn.request_id,
+        message_id=turn.planned_message_id,
+        is_new_turn=True,
+        summary_token_estimate=turn.summary_token_estimate,
+    )

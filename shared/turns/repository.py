@@ -22,6 +22,7 @@ from sqlalchemy import (
     any_,
     bindparam,
     case,
+    column,
     func,
     or_,
     select,
@@ -40,6 +41,15 @@ from shared.turns.tables import Turn
 UNCLAIMED_GRACE = timedelta(seconds=2)
 
 _now = func.clock_timestamp
+
+_asked = (
+    func.unnest(bindparam("turn_ids", type_=ARRAY(Uuid))).table_valued(column("id", Uuid)).render_derived(name="asked")
+)
+_ENDED = (
+    select(_asked.c.id)
+    .select_from(_asked.outerjoin(Turn, Turn.id == _asked.c.id))
+    .where(or_(Turn.id.is_(None), Turn.state != TurnState.RUNNING))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +249,10 @@ class TurnRepository:
         """State and attempt of each turn that exists, without locks."""
         rows = (await self._session.execute(_LIST_STATES, {"turns": list(turn_ids)})).all()
         return [TurnStatus(row[0], TurnState(row[1]), row[2]) for row in rows]
+
+    async def list_ended(self, turn_ids: Sequence[UUID]) -> list[UUID]:
+        """Which of the turns are not running, those that are gone included; of thousands it is a few, as a rule."""
+        return list((await self._session.execute(_ENDED, {"turn_ids": turn_ids})).scalars())
 
     async def list_unheld(self, *, limit: int) -> list[Turn]:
         """Running turns that no worker holds: the lease ran out, or nobody has claimed them in time. Oldest first."""

@@ -55,6 +55,7 @@ class Turn(Base):
     web_search_completed_count: Mapped[Count]
     code_interpreter_completed_count: Mapped[Count]
     image_inputs: Mapped[Count]
+    summary_token_estimate: Mapped[int | None]
 
     on_disconnect: Mapped[str | None] = mapped_column(String(8))
     on_worker_loss: Mapped[str | None] = mapped_column(String(8))

@@ -94,9 +94,11 @@ async def open_valkey(settings: RedisSettings) -> AsyncIterator[Valkey]:
         "max_connections": SUBSCRIBE_CONNECTIONS,
         "timeout": COMMAND_TIMEOUT_SECS,
         "socket_connect_timeout": CONNECT_TIMEOUT_SECS,
-        "socket_keepalive": True,
     }
-    pool = BlockingConnectionPool.from_url(redis_url(settings), **options)
+    url = redis_url(settings)
+    if not url.startswith("unix:"):
+        options["socket_keepalive"] = True
+    pool = BlockingConnectionPool.from_url(url, **options)
     client = Valkey(connection_pool=pool)
     try:
         yield client

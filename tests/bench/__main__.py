@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
 
-from shared.db.migrate import migrate
-from shared.settings import DatabaseSettings, Settings
-from tests.bench import stop, whole_path
-from tests.support.deployment import deployment
-from tests.support.engines import TestEngines
+from tests.bench import growth, profile, relay, stop, whole_path, worker
+
+BENCHES: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
+    "relay": relay.bench,
+    "worker": worker.bench,
+    "whole_path": whole_path.bench,
+    "stop": stop.bench,
+    "growth": growth.bench,
+    "profile": profile.bench,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--repeats", type=int, default=3, help="of each measurement (3)")
+    parser.add_argument("--repeats", type=int, help="of each measurement (3, or 1 with --quick)")
+    parser.add_argument("--quick", action="store_true", help="less of everything, in under 3 minutes")
+    parser.add_argument("--only", default=",".join(BENCHES), help=f"some of {', '.join(BENCHES)}")
     options = parser.parse_args()
-    with TestEngines() as engines:
-        database = DatabaseSettings.model_validate({"url": engines.database_url})
-        migrate(Settings(database=database))
-        with deployment(database_url=engines.database_url, valkey_url=engines.redis_url, apis=2, workers=1) as product:
-            asyncio.run(whole_path.bench(product, repeats=options.repeats))
-            asyncio.run(stop.bench(product, repeats=options.repeats))
+    repeats = options.repeats or (1 if options.quick else 3)
+    for name in options.only.split(","):
+        began = time.monotonic()
+        asyncio.run(BENCHES[name](repeats=repeats, quick=options.quick))
+        print(f"\n{name} took {time.monotonic() - began:.0f} s")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from typing import Any
 from shared.clock import SystemClock, rfc3339
 
 OUTPUT = Path(__file__).parent / "output"
+PLOTS = Path(__file__).parent / "plots"
+"""Pictures that the README shows."""
 PACKAGES = ("fastapi", "uvicorn", "redis", "arq", "sqlalchemy", "asyncpg", "openai", "uvloop")
 
 

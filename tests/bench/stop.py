@@ -8,30 +8,41 @@ from __future__ import annotations
 import asyncio
 import time
 
+from shared.db.migrate import migrate
 from shared.ids import new_uuid4
+from shared.settings import DatabaseSettings, Settings
 from tests.bench.measure import Repeats, percentile, report
-from tests.support.deployment import Deployment
+from tests.support.deployment import Deployment, deployment
+from tests.support.engines import TestEngines
 from tests.support.sse import open_stream
 from tests.support.turns import create_chat, message, scripted, send_path, turn_path
 from tests.support.waiting import wait_until
 
-STOPS = 200
+STOPS, QUICK_STOPS = 100, 30
 AT_ONCE = (1, 8)
 """How many stops are under way at a time."""
 
 
-async def bench(product: Deployment, *, repeats: int) -> None:
+async def bench(*, repeats: int, quick: bool) -> None:
+    with TestEngines() as engines:
+        database = DatabaseSettings.model_validate({"url": engines.database_url})
+        await asyncio.to_thread(migrate, Settings(database=database))
+        with deployment(database_url=engines.database_url, valkey_url=engines.redis_url, apis=2, workers=1) as product:
+            await _bench(product, repeats=repeats, stops=QUICK_STOPS if quick else STOPS)
+
+
+async def _bench(product: Deployment, *, repeats: int, stops: int) -> None:
     found: dict[int, list[list[tuple[float, float]]]] = {at_once: [] for at_once in AT_ONCE}
     for _ in range(repeats):
         for at_once, samples in found.items():
-            samples.append(await _measure(product, stops=STOPS, at_once=at_once))
+            samples.append(await _measure(product, stops=stops, at_once=at_once))
     rows = [
         {
             "at once": at_once,
             "latency": name,
             "p50 ms": Repeats(tuple(percentile([sample[part] for sample in one], 50) for one in samples)),
             "p99 ms": Repeats(tuple(percentile([sample[part] for sample in one], 99) for one in samples)),
-            "stops": STOPS * repeats,
+            "stops": stops * repeats,
         }
         for at_once, samples in found.items()
         for part, name in enumerate(_MEANINGS)

@@ -24,8 +24,26 @@ def make_finalizer(
     metrics: Metrics | None = None,
 ) -> TurnFinalizer:
     """Under the acceptance catalog unless told, which is in force without being stored."""
+    metrics = metrics or Metrics("test")
+    policies = policies_of(catalog_in_force(tree), sessions, settings, clock=clock, metrics=metrics)
+    return TurnFinalizer(sessions, policies, settings, metrics)
+
+
+def policies_of(
+    catalog: CatalogHolder,
+    sessions: Sessions,
+    settings: Settings,
+    *,
+    clock: Clock | None = None,
+    metrics: Metrics | None = None,
+) -> FilePolicySource:
+    return FilePolicySource(
+        settings, catalog, sessions=sessions, clock=clock or SystemClock(), metrics=metrics or Metrics("test")
+    )
+
+
+def catalog_in_force(tree: dict[str, Any] | None = None) -> CatalogHolder:
+    """The acceptance catalog unless told, as if it had been stored."""
     catalog = CatalogHolder(Catalog.model_validate(tree or acceptance_catalog()))
     catalog.put_in_force(catalog.loaded)
-    metrics = metrics or Metrics("test")
-    policies = FilePolicySource(settings, catalog, sessions=sessions, clock=clock or SystemClock(), metrics=metrics)
-    return TurnFinalizer(sessions, policies, settings, metrics)
+    return catalog

@@ -4,6 +4,8 @@ A call is `async with provider.open(request, on_requested=...) as stream` and `a
 yields any number of deltas and tool events and then one `Completed`, after which it ends; or it raises one
 `ProviderError`, which may come at any point, from `open` on. Leaving the block before that drops the connection at
 once, which is what stops a paid generation. Nothing here is retried after the first event.
+
+What nobody watches, such as a summary, is asked for with `complete`, which waits for the whole answer.
 """
 
 from __future__ import annotations
@@ -83,6 +85,16 @@ class Completed:
     annotations: tuple[Mapping[str, Any], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A whole answer: its text without any thinking, which may be empty."""
+
+    text: str
+    response_id: str | None
+    usage: TokenUsage | None
+    incomplete_reason: IncompleteReason | None
+
+
 ProviderEvent = TextDelta | ReasoningDelta | ToolStarted | ToolDone | Completed
 ProviderStream = AsyncIterator[ProviderEvent]
 
@@ -126,6 +138,17 @@ class Provider(Protocol):
 
         Raises:
             ProviderError: on entering or while iterating.
+        """
+        ...
+
+    async def complete(self, request: GenerationRequest, *, on_requested: Callable[[], object]) -> Completion:
+        """Send `request` and wait for the whole answer; being cancelled drops the connection at once.
+
+        Args:
+            on_requested: called once, right before the request is sent: from then on it may cost money.
+
+        Raises:
+            ProviderError: there is no answer.
         """
         ...
 

@@ -6,6 +6,8 @@ its part ends with the response's head. One read may complete many events; they 
 Four limits of time apply, in seconds: `connect`; `first_event` from sending to the first server-sent event; `idle`
 between two of them, while somebody waits for it; `total` over everything, the wait of a retry included. Comments are
 no events. The only retry is that of a 429 which asks to come back within 10 s, once, and nothing came before it.
+
+An answer that is not streamed has no events: `connect` and `total` are its limits.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ import email.utils
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import httpx2
@@ -30,17 +32,31 @@ from shared.model_catalog.catalog import ProviderTimeouts
 from shared.providers.client import ProviderClient
 from shared.providers.sse import EventTooLargeError, ServerEvent, SseParser
 from shared.tasks import BackgroundTasks
-from worker.providers.base import Completed, GenerationRequest, ProviderError, ProviderEvent, ProviderStream
+from worker.providers.base import (
+    Completed,
+    Completion,
+    GenerationRequest,
+    ProviderError,
+    ProviderEvent,
+    ProviderStream,
+)
 from worker.providers.failures import reported, unreachable, unreadable, without_secret
 from worker.providers.lazy_timeout import LazyTimeout
 from worker.providers.wire import Translator, decode
+
+T = TypeVar("T")
 
 DRAIN_SECS = 2
 """How long a finished response may take to end, so that its connection can serve the next one."""
 MAX_RETRY_DELAY_SECS = 10
 MAX_ERROR_BODY_BYTES = 64 * 1024
-_STREAMED = {"Accept": "text/event-stream", "X-Stainless-Raw-Response": "stream"}
-"""The second one is how the SDK is told to leave the body alone."""
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
+"""Of an answer that is not streamed; more cannot be one."""
+_RAW = {"X-Stainless-Raw-Response": "stream"}
+"""How the SDK is told to leave the body alone."""
+_STREAMED = {"Accept": "text/event-stream", **_RAW}
+_WHOLE = {"Accept": "application/json", **_RAW}
+_ONLY_STREAMED = frozenset({"stream", "stream_options"})
 _BROKEN = (openai.APIConnectionError, httpx2.HTTPError, httpx2.StreamError, aiohttp.ClientError, OSError)
 """What a connection that cannot be made or breaks is told by; timeouts are OSErrors or have one as their cause."""
 _FAILURES = (ProviderError, openai.APIStatusError, EventTooLargeError, *_BROKEN)
@@ -53,6 +69,8 @@ class Dialect:
 
     build_body: Callable[[GenerationRequest], dict[str, Any]]
     translator: Callable[[], Translator]
+    read_answer: Callable[[bytes], Completion]
+    """What an answer that was not streamed says; raises ProviderError if it says that there is none."""
 
 
 class HttpProvider:
@@ -74,7 +92,7 @@ class HttpProvider:
         total_by = asyncio.get_running_loop().time() + self._client.timeouts.total
         on_requested()
         try:
-            stream = await self._send(path, body, total_by)
+            stream = await _with_one_retry(lambda: self._attempt(path, body, total_by), total_by)
         except _FAILURES as error:
             raise _told(error, self._client.secret) from None  # the cause repeats the provider's text
         try:
@@ -86,6 +104,20 @@ class HttpProvider:
             else:
                 await stream.aclose()
 
+    async def complete(self, request: GenerationRequest, *, on_requested: Callable[[], object]) -> Completion:
+        """See `Provider.complete`."""
+        path = self._client.path.request_for(request.model.provider_model_id)
+        streamed = self._dialect.build_body(request)
+        kept = {name: value for name, value in streamed.items() if name not in _ONLY_STREAMED}
+        body = orjson.dumps(kept | {"stream": False})
+        total_by = asyncio.get_running_loop().time() + self._client.timeouts.total
+        on_requested()
+        try:
+            data = await _with_one_retry(lambda: self._fetch(path, body), total_by)
+            return self._dialect.read_answer(data)
+        except _FAILURES as error:
+            raise _told(error, self._client.secret) from None  # the cause repeats the provider's text
+
     async def aclose(self) -> None:
         await self._draining.aclose()
         while self._finished:  # a task that is cancelled before its first step closes nothing
@@ -95,16 +127,14 @@ class HttpProvider:
         await stream.drain()
         self._finished.discard(stream)
 
-    async def _send(self, path: str, body: bytes, total_by: float) -> HttpStream:
-        async with asyncio.timeout_at(total_by):
-            try:
-                return await self._attempt(path, body, total_by)
-            except openai.RateLimitError as error:
-                delay = retry_delay(error.response.headers.get("retry-after"), now=time.time())
-                if delay is None:
-                    raise
-            await asyncio.sleep(delay)
-            return await self._attempt(path, body, total_by)
+    async def _fetch(self, path: str, body: bytes) -> bytes:
+        response = await self._client.openai.post(
+            path, cast_to=httpx2.Response, content=body, options={"headers": _WHOLE}
+        )
+        try:
+            return await _beginning(response, MAX_ANSWER_BYTES)
+        finally:
+            await response.aclose()
 
     async def _attempt(self, path: str, body: bytes, total_by: float) -> HttpStream:
         timeouts = self._client.timeouts
@@ -217,6 +247,19 @@ class HttpStream:
         self.has_completed = isinstance(events[-1], Completed)
 
 
+async def _with_one_retry(attempt: Callable[[], Awaitable[T]], total_by: float) -> T:
+    """What `attempt` gives, the second one if the first was told to come back soon."""
+    async with asyncio.timeout_at(total_by):
+        try:
+            return await attempt()
+        except openai.RateLimitError as error:
+            delay = retry_delay(error.response.headers.get("retry-after"), now=time.time())
+            if delay is None:
+                raise
+        await asyncio.sleep(delay)
+        return await attempt()
+
+
 def retry_delay(retry_after: str | None, *, now: float) -> float | None:
     """Seconds to wait before the one retry of a 429; None if it must not be retried.
 
@@ -265,16 +308,16 @@ async def _require_event_stream(response: httpx2.Response) -> None:
     if media_type == "text/event-stream":
         return
     try:
-        raise _refused(await _beginning(response), response.status_code)
+        raise _refused(await _beginning(response, MAX_ERROR_BODY_BYTES), response.status_code)
     finally:
         await response.aclose()
 
 
-async def _beginning(response: httpx2.Response) -> bytes:
+async def _beginning(response: httpx2.Response, limit: int) -> bytes:
     body = bytearray()
     async with contextlib.aclosing(response.aiter_bytes()) as chunks:
         async for chunk in chunks:
             body += chunk
-            if len(body) >= MAX_ERROR_BODY_BYTES:
+            if len(body) >= limit:
                 break
     return bytes(body)

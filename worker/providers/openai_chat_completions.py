@@ -15,6 +15,7 @@ from shared.turns.context import PlannedMessage
 from shared.turns.lifecycle import TokenUsage
 from worker.providers.base import (
     Completed,
+    Completion,
     GenerationRequest,
     IncompleteReason,
     ProviderEvent,
@@ -67,6 +68,27 @@ def _messages(request: GenerationRequest) -> list[dict[str, Any]]:
 def _with_images(message: PlannedMessage, file_ids: tuple[str, ...]) -> dict[str, Any]:
     images = [{"type": "image_url", "image_url": {"url": file_id}} for file_id in file_ids]
     return {"role": message.role, "content": [{"type": "text", "text": message.text}, *images]}
+
+
+def read_answer(data: bytes) -> Completion:
+    """A completion that was not streamed.
+
+    Raises:
+        ProviderError: it is none, or tells of a failure.
+    """
+    value = decode_object(data)
+    usage, response_id = value.get("usage"), text_of(value.get("id")) or None
+    counted = _usage(usage) if isinstance(usage, dict) else None
+    if value.get("error"):
+        raise reported(data, value, usage=counted, response_id=response_id)
+    choice = next(iter(mappings(value.get("choices"))), {})
+    reason = text_of(choice.get("finish_reason"))
+    return Completion(
+        text=text_of(mapping(choice.get("message")).get("content")),
+        response_id=response_id,
+        usage=counted,
+        incomplete_reason=incomplete_reason(reason) if reason in _CUT_SHORT else None,
+    )
 
 
 class ChatCompletionsTranslator:

@@ -8,7 +8,7 @@ Only events of the table below are decoded, everything else passes unread.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 from shared.events.frames import ToolName
@@ -17,6 +17,7 @@ from shared.turns.context import PlannedMessage
 from shared.turns.lifecycle import TokenUsage
 from worker.providers.base import (
     Completed,
+    Completion,
     GenerationRequest,
     IncompleteReason,
     ProviderEvent,
@@ -104,6 +105,21 @@ def _metadata(request: GenerationRequest) -> dict[str, str]:
     }
 
 
+def read_answer(data: bytes) -> Completion:
+    """A response that was not streamed: the object that a stream's terminal event would hold.
+
+    Raises:
+        ProviderError: it is none, or tells of a failure.
+    """
+    value = decode_object(data)
+    if value.get("error") or value.get("status") in _NO_ANSWER:
+        _on_failed(value)
+    details = mapping(value.get("incomplete_details"))
+    reason = incomplete_reason(details.get("reason")) if details else None
+    text = "".join(text_of(part.get("text")) for part in _text_parts(value.get("output")))
+    return Completion(text, _response_id(value), _usage(value), reason)
+
+
 class ResponsesTranslator:
     """One streamed response."""
 
@@ -179,6 +195,7 @@ def _on_code_interpreted(value: Json) -> Events:
     return (ToolDone("code_interpreter", {"output": output}),)
 
 
+_NO_ANSWER = ("failed", "cancelled")
 _TEXT_DELTA = "response.output_text.delta"
 _ERROR = "error"
 _NAMELESS = frozenset({"", "message"})
@@ -229,12 +246,17 @@ def _annotations(output: Any) -> list[Json]:
     """Every annotation, its indexes moved from its own part to the whole answer."""
     annotations = []
     offset = 0
+    for part in _text_parts(output):
+        annotations += [_moved(annotation, offset) for annotation in mappings(part.get("annotations"))]
+        offset += len(text_of(part.get("text")))
+    return annotations
+
+
+def _text_parts(output: Any) -> Iterator[Json]:
     for item in mappings(output):
         for part in mappings(item.get("content")):
             if part.get("type") == "output_text":
-                annotations += [_moved(annotation, offset) for annotation in mappings(part.get("annotations"))]
-                offset += len(text_of(part.get("text")))
-    return annotations
+                yield part
 
 
 def _moved(annotation: Json, offset: int) -> Json:

@@ -12,11 +12,15 @@ from worker.providers.base import Provider
 from worker.providers.http_stream import Dialect, HttpProvider
 
 DIALECTS: Mapping[ProviderKind, Dialect] = {
-    "openai_responses": Dialect(openai_responses.build_body, openai_responses.ResponsesTranslator),
-    "openai_chat_completions": Dialect(
-        openai_chat_completions.build_body, openai_chat_completions.ChatCompletionsTranslator
+    "openai_responses": Dialect(
+        openai_responses.build_body, openai_responses.ResponsesTranslator, openai_responses.read_answer
     ),
-    "vllm_responses": Dialect(vllm_responses.build_body, vllm_responses.VllmTranslator),
+    "openai_chat_completions": Dialect(
+        openai_chat_completions.build_body,
+        openai_chat_completions.ChatCompletionsTranslator,
+        openai_chat_completions.read_answer,
+    ),
+    "vllm_responses": Dialect(vllm_responses.build_body, vllm_responses.VllmTranslator, vllm_responses.read_answer),
 }
 
 

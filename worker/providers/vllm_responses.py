@@ -6,11 +6,13 @@ and a block that is not closed stays reasoning.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 from typing import Any
 
-from worker.providers.base import Completed, GenerationRequest, ProviderEvent, ReasoningDelta, TextDelta
+from worker.providers import openai_responses
+from worker.providers.base import Completed, Completion, GenerationRequest, ProviderEvent, ReasoningDelta, TextDelta
 from worker.providers.openai_responses import ResponsesTranslator, input_items, response_params, without_empty
 from worker.providers.wire import end_user, with_extra_body
 
@@ -34,6 +36,18 @@ def build_body(request: GenerationRequest) -> dict[str, Any]:
         **response_params(request),
     }
     return with_extra_body(without_empty(body, "instructions"), request.model)
+
+
+def read_answer(data: bytes) -> Completion:
+    """A response that was not streamed, without its thinking.
+
+    Raises:
+        ProviderError: it is none, or tells of a failure.
+    """
+    whole = openai_responses.read_answer(data)
+    splitter = ThinkSplitter()
+    events = (*splitter.feed(whole.text), *splitter.finish())
+    return dataclasses.replace(whole, text="".join(event.text for event in events if isinstance(event, TextDelta)))
 
 
 class ThinkSplitter:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 
+from shared.backoff import backoff
+from shared.db.engine import Sessions, is_database_away
 from shared.metrics import Metrics
 from shared.turns.lifecycle import CancelTrigger, Ending, TokenUsage
 from worker.providers.base import (
@@ -19,8 +22,11 @@ from worker.providers.base import (
     ToolDone,
     ToolStarted,
 )
+from worker.turns.citations import citations_of, cited_file_ids, count_by_source
+from worker.turns.files import CitedFile, load_cited_files
 from worker.turns.held import HeldTurn, StopKind
 from worker.turns.publisher import Publisher
+from worker.turns.tool_calls import ToolCalls
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +44,16 @@ class Generation:
         *,
         provider: Provider,
         request: GenerationRequest,
+        tools: ToolCalls,
+        sessions: Sessions,
         metrics: Metrics,
     ) -> None:
         self._held = held
         self._publisher = publisher
         self._provider = provider
         self._request = request
+        self._tools = tools
+        self._sessions = sessions
         self._metrics = metrics
         # An earlier attempt may have asked the provider, whatever became of its answer.
         self._provider_started = held.attempt > 1
@@ -61,6 +71,7 @@ class Generation:
             return await self._stopped()  # the provider is not asked for what nobody wants any more
         async with asyncio.TaskGroup() as tasks:
             stream = tasks.create_task(self._consume(), name="provider stream")
+            noting = tasks.create_task(self._tools.note(), name="note tool calls")
             stop = tasks.create_task(self._held.wait_for_stop(), name="wait for stop")
             await asyncio.wait(
                 {stream, stop},
@@ -68,10 +79,15 @@ class Generation:
                 return_when=asyncio.FIRST_COMPLETED,
             )
             stop.cancel()
-            if stream.done() and not self._must_stop():
-                return stream.result()
-            stream.cancel()
+            noting.cancel()
+            is_over = stream.done() and not self._must_stop()
+            if not is_over:
+                stream.cancel()
+        if is_over:
+            await self._tools.settle()
+            return stream.result()
         self._observe_abort()
+        await self._tools.settle()
         return await self._stopped()
 
     def _observe_abort(self) -> None:
@@ -120,12 +136,17 @@ class Generation:
                         case ReasoningDelta(text):
                             self._publisher.delta(text, "reasoning")
                         case ToolStarted(name):
+                            exceeded = self._tools.start(name)
+                            if exceeded is not None:
+                                self._metrics.stream_failed.labels(**labels, error_code=exceeded).inc()
+                                return Ending.failed(exceeded, provider_started=True)
                             self._publisher.tool("start", name, {})
                         case ToolDone(name, details):
+                            self._tools.complete(name, details)
                             self._publisher.tool("done", name, details)
                         case Completed():
                             self._usage = event.usage
-                            return self._completed(event, labels)
+                            return await self._completed(event, labels)
         except ProviderError as error:
             self._usage = error.usage
             status = error.code if error.http_status is None else str(error.http_status)
@@ -145,7 +166,7 @@ class Generation:
             return Ending.failed("internal_error", provider_started=self._provider_started, detail=repr(error))
         raise AssertionError("a provider's stream ends with Completed or ProviderError")
 
-    def _completed(self, event: Completed, labels: dict[str, str]) -> Ending:
+    async def _completed(self, event: Completed, labels: dict[str, str]) -> Ending:
         if event.incomplete_reason is None:
             self._metrics.stream_completed.labels(**labels).inc()
         else:
@@ -153,12 +174,37 @@ class Generation:
         if self._requested_at is not None:
             elapsed_ms = (time.monotonic() - self._requested_at) * 1000
             self._metrics.stream_total_latency_ms.labels(**labels).observe(elapsed_ms)
+        files = await self._find_cited_files(event)
+        citations = citations_of(event, answer=self._publisher.text, files=files)
+        if citations:
+            self._metrics.citations_count.observe(len(citations))
+        for source, count in count_by_source(citations).items():
+            self._metrics.citations_by_source.labels(source=source).inc(count)
         return Ending.completed(
+            citations=citations,
             text=self._publisher.text,
             usage=event.usage,
             response_id=event.response_id,
             incomplete_reason=event.incomplete_reason,
         )
+
+    async def _find_cited_files(self, event: Completed) -> Mapping[str, CitedFile]:
+        """However long the database is away: the answer is paid for, and only this worker has it."""
+        for delay in backoff(first=0.1, longest=2.0):
+            try:
+                async with self._sessions() as session:
+                    return await load_cited_files(
+                        session,
+                        tenant_id=self._request.tenant_id,
+                        chat_id=self._request.chat_id,
+                        file_ids=cited_file_ids(event),
+                    )
+            except Exception as error:
+                if not is_database_away(error) or self._held.is_superseded:
+                    raise
+                logger.warning("cited files cannot be read, will try again: %r", error)
+            await asyncio.sleep(delay)
+        raise AssertionError("backoff never ends")
 
     def _note_request(self) -> None:
         self._provider_started = True

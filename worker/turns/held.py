@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from enum import StrEnum
 
+from shared.summaries.trigger import SummaryWish
 from shared.turns.lifecycle import CancelTrigger
 from shared.turns.tables import Turn
 from shared.valkey.keyspace import TurnKeys
@@ -44,6 +45,7 @@ class HeldTurn:
         self.is_progressing = False
         """The provider's connection is open, or the finalization is being tried again."""
         self.requested_stop: Stop | None = None
+        self.summary_wish: SummaryWish | None = None
         self.stop_heard_at: float | None = None
         self._stopping = asyncio.Event()
 

@@ -21,28 +21,26 @@ from shared.events import frames
 from shared.events.frames import Frame
 from shared.events.log import Appended, EventLog
 from shared.metrics import Metrics
-from shared.model_catalog.catalog import CatalogModel
-from shared.model_catalog.holder import CatalogHolder
 from shared.queue.jobs import RunTurn
 from shared.queue.queue import TurnQueue
-from shared.quotas.estimation import budgets_of
 from shared.settings import Settings
-from shared.turns.context import plan_context
+from shared.summaries.trigger import SummaryWish
 from shared.turns.errors import ContextBudgetExceededError
 from shared.turns.finalize import Finalized, TurnFinalizer
 from shared.turns.frames import started_frame
-from shared.turns.lifecycle import Ending
+from shared.turns.lifecycle import Ending, TurnState
 from shared.turns.repository import TurnRepository
 from shared.turns.stop import end_log
 from shared.turns.tables import Turn
+from shared.turns.tools import IncludedTools
 from shared.valkey.client import REDIS_FAILURE, is_valkey_away
-from worker.providers.base import GenerationRequest
 from worker.providers.registry import ProviderRegistry
 from worker.turns.generation import Generation
 from worker.turns.held import HeldTurn, StopKind
-from worker.turns.history import load_history
 from worker.turns.leases import LeaseKeeper
+from worker.turns.plan import PlannedTurn, TurnPlanner
 from worker.turns.publisher import Publisher
+from worker.turns.tool_calls import ToolCalls, ToolCounter
 from worker.turns.warnings import QuotaWarnings
 
 logger = logging.getLogger(__name__)
@@ -57,7 +55,7 @@ class TurnRunner:
     queue: TurnQueue
     leases: LeaseKeeper
     providers: ProviderRegistry
-    catalog: CatalogHolder
+    planner: TurnPlanner
     clock: Clock
     metrics: Metrics
     quota_warnings: QuotaWarnings
@@ -97,8 +95,9 @@ class TurnRunner:
             if finalized is None:
                 return
             if publisher.is_open:
+                cited = [frames.citations(ending.citations)] if finalized.ending.citations else []
                 warnings = await self.quota_warnings.after(finalized)
-                await publisher.finish([finalized.terminal_frame(quota_warnings=warnings)])
+                await publisher.finish([*cited, finalized.terminal_frame(quota_warnings=warnings)])
             else:
                 await end_log(self.log, held.keys, finalized)
 
@@ -117,7 +116,7 @@ class TurnRunner:
         publisher.begin()
         had_started = held.attempt > 1
         try:
-            model, request = await self._plan(held)
+            planned = await self._plan(held)
         except ContextBudgetExceededError as error:
             return Ending.failed("context_length_exceeded", provider_started=had_started, detail=error.detail)
         except LookupError as error:
@@ -127,11 +126,23 @@ class TurnRunner:
             return Ending.failed("internal_error", provider_started=had_started, detail=repr(error))
         if await self._is_to_stop(held):
             return Ending.cancelled("internal", text="", provider_started=held.attempt > 1)
+        if self.settings.thread_summary_worker.enabled:
+            pct = self.settings.thread_summary_worker.compression_threshold_pct
+            held.summary_wish = SummaryWish(planned.use, pct)
         generation = Generation(
             held,
             publisher,
-            provider=self.providers.get(model.provider_id, held.turn.tenant_id),
-            request=request,
+            provider=self.providers.get(planned.model.provider_id, held.turn.tenant_id, planned.provider),
+            request=planned.request,
+            tools=ToolCalls(
+                held,
+                counter=ToolCounter.with_settings(self.settings.quota),
+                sessions=self.sessions,
+                metrics=self.metrics,
+                provider=planned.model.provider_id,
+                model=planned.model.id,
+            ),
+            sessions=self.sessions,
             metrics=self.metrics,
         )
         return await generation.run(time_left=self._time_left(held.turn))
@@ -178,7 +189,7 @@ class TurnRunner:
             open_attempt, is_outage=partial(_is_valkey_away, held, "the attempt could not be opened"), first=0.05
         )
 
-    async def _plan(self, held: HeldTurn) -> tuple[CatalogModel, GenerationRequest]:
+    async def _plan(self, held: HeldTurn) -> PlannedTurn:
         """Build the request, however long the database is away.
 
         Raises:
@@ -190,39 +201,16 @@ class TurnRunner:
             first=0.1,
         )
 
-    async def _build_request(self, turn: Turn) -> tuple[CatalogModel, GenerationRequest]:
-        model = self.catalog.current.find_model(turn.effective_model or "")
-        if model is None:
-            raise LookupError(f"model {turn.effective_model} is not in the catalog")
-        async with single_statement(self.sessions) as session:
-            text, recent = await load_history(
-                session,
-                chat_id=turn.chat_id,
-                request_id=turn.request_id,
-                recent_limit=self.settings.context.recent_messages_limit,
-            )
-        max_output_tokens = turn.max_output_tokens_applied or model.max_output_tokens
-        plan = plan_context(
-            model=model,
-            budgets=budgets_of(model, self.settings),
-            max_output_tokens=max_output_tokens,
-            recent=recent,
-            user_text=text,
+    async def _build_request(self, turn: Turn) -> PlannedTurn:
+        counted = IncludedTools(
+            file_search=turn.file_search_included,
+            web_search=turn.web_search_enabled,
+            code_interpreter=turn.code_interpreter_included,
         )
-        if plan.messages_truncated:
-            self.metrics.context_truncation.labels(truncated_item="recent_messages").inc()
-        if turn.requester_user_id is None:
-            raise LookupError("the turn has no requester")
-        return model, GenerationRequest(
-            model=model,
-            instructions=plan.instructions,
-            history=plan.messages,
-            max_output_tokens=max_output_tokens,
-            tenant_id=turn.tenant_id,
-            user_id=turn.requester_user_id,
-            chat_id=turn.chat_id,
-            request_kind="chat",
-        )
+        planned = await self.planner.plan(turn, counted=counted)
+        for item in planned.context.left_out:
+            self.metrics.context_truncation.labels(truncated_item=item).inc()
+        return planned
 
     def _time_left(self, turn: Turn) -> timedelta:
         """Of `turns.total_timeout_secs`, which spans all attempts."""
@@ -235,9 +223,14 @@ class TurnRunner:
             if held.is_superseded:
                 return None
             began = asyncio.get_running_loop().time()
-            finalized = await self.finalizer.finalize(held.turn, ending, attempt=held.attempt)
+            finalized = await self.finalizer.finalize(
+                held.turn, ending, attempt=held.attempt, summary_wish=held.summary_wish
+            )
             held.is_finalized = True
             self.metrics.finalization_latency_ms.observe((asyncio.get_running_loop().time() - began) * 1000)
+            if held.summary_wish is not None and finalized is not None and ending.state is TurnState.COMPLETED:
+                result = "scheduled" if held.summary_wish.is_granted else "not_needed"
+                self.metrics.thread_summary_trigger.labels(result=result).inc()
             return finalized
 
         async with held.lock:

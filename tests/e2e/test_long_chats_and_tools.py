@@ -1,0 +1,81 @@
+"""Tools, citations and summaries through the whole product."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import httpx
+
+from shared.turns.context import SUMMARY_PREAMBLE
+from tests.support.deployment import Deployment, deployment
+from tests.support.turns import ask, create_chat, list_messages, new_marker, scripted
+from tests.support.waiting import wait_until
+
+CALL = {"name": "web_search", "details": {}}
+PAGE = {"type": "url_citation", "url": "https://example.org/", "title": "Example", "start_index": 0, "end_index": 3}
+
+
+async def test_a_web_search_is_shown_counted_and_cited(client: httpx.AsyncClient, product: Deployment) -> None:
+    marker = new_marker()
+    script = scripted(marker, text="The answer.", tools=[CALL], citations=[PAGE])
+    turn = await ask(client, script, web_search={"enabled": True})
+    assert [event.name for event in turn.events if event.name != "delta"] == [
+        *("stream_started", "tool", "tool"),
+        *("citations", "done"),
+    ]
+    (request,) = product.provider_requests(marker)
+    assert request["body"]["tools"] == [{"type": "web_search", "search_context_size": "low"}]
+    assert request["body"]["metadata"]["feature"] == "web_search"
+
+
+async def test_the_third_search_ends_the_turn(client: httpx.AsyncClient) -> None:
+    turn = await ask(client, scripted("?", text="Never.", tools=[CALL] * 3), web_search={"enabled": True})
+    assert [event.name for event in turn.events] == ["stream_started", *["tool"] * 4, "error"]
+    assert turn.terminal.data["code"] == "web_search_calls_exceeded"
+
+
+async def test_a_second_turn_is_told_of_the_first(client: httpx.AsyncClient, product: Deployment) -> None:
+    chat_id, marker = await create_chat(client), new_marker()
+    await ask(client, scripted("first", text="One."), chat_id=chat_id)
+    await ask(client, scripted(marker, text="Two."), chat_id=chat_id)
+    (request,) = product.provider_requests(marker)
+    assert [item["role"] for item in request["body"]["input"]] == ["user", "assistant", "user"]
+    assert request["body"]["input"][1]["content"] == [{"type": "output_text", "text": "One."}]
+
+
+async def test_a_long_chat_is_summarized(database_url: str, valkey_url: str) -> None:
+    """Once the context is a hundredth full, later turns are sent a summary instead of what it covers."""
+    own_valkey = urlsplit(valkey_url)._replace(path="/2").geturl()  # the other product's worker would take the jobs
+    with deployment(
+        database_url=database_url,
+        valkey_url=own_valkey,
+        apis=1,
+        workers=1,
+        THREAD_SUMMARY_WORKER__COMPRESSION_THRESHOLD_PCT="1",
+    ) as product:
+        async with product.client() as client:
+            chat_id, first = await create_chat(client), new_marker()
+            await ask(client, scripted(f"{first} {'long ' * 1_000}", text="One."), chat_id=chat_id)
+            texts: list[str] = []
+
+            async def is_summarized() -> bool:
+                marker = new_marker()
+                await ask(client, scripted(marker, text="Two."), chat_id=chat_id)
+                (request,) = product.provider_requests(marker)[-1:]
+                texts[:] = [item["content"][0]["text"] for item in request["body"]["input"]]
+                return texts[0].startswith(SUMMARY_PREAMBLE)
+
+            await wait_until(is_summarized, message="no turn was sent a summary")
+            told = (await ask(client, "And now?", chat_id=chat_id)).events[0].data
+            assert told["thread_summary_applied"]["token_estimate"] > 0
+            elsewhere = (await ask(client, "And here?")).events[0].data
+            assert "thread_summary_applied" not in elsewhere
+            assert not any(text.startswith("@script") and first in text for text in texts)
+            assert first in (await list_messages(client, chat_id))[0]["content"]
+            (asked,) = [
+                request
+                for request in product.provider_requests(first)
+                if request["body"]["metadata"]["request_type"] == "summary"
+            ]
+            assert asked["body"]["stream"] is False
+            assert asked["body"]["user"].endswith(":system")
