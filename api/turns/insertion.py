@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, DateTime, Insert, Uuid, bindparam, func, insert, select
+from sqlalchemy import ARRAY, DateTime, Insert, Interval, Uuid, bindparam, column, func, insert, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shared.db.base import table_of
@@ -15,6 +15,8 @@ from shared.ids import new_uuid4
 from shared.messages.tables import Message, MessageAttachment
 from shared.turns.lifecycle import TurnState
 from shared.turns.tables import Turn
+
+_MICROSECOND = literal_column("interval '1 microsecond'", Interval)
 
 _COLUMNS = (
     "id",
@@ -93,14 +95,20 @@ def _insert() -> Insert:
         request_kind="chat",
         created_at=bindparam("turn_started_at"),
     )
+    given = (
+        func.unnest(bindparam("attachments", type_=ARRAY(Uuid)))
+        .table_valued(column("attachment_id", Uuid), with_ordinality="place", name="given")
+        .render_derived()
+    )
     links = insert(table_of(MessageAttachment)).from_select(
         ["tenant_id", "chat_id", "message_id", "attachment_id", "created_at"],
         select(
             bindparam("turn_tenant_id", type_=Uuid),
             bindparam("turn_chat_id", type_=Uuid),
             bindparam("message", type_=Uuid),
-            func.unnest(bindparam("attachments", type_=ARRAY(Uuid))),
-            bindparam("turn_started_at", type_=DateTime(timezone=True)),
+            given.c.attachment_id,
+            # They are read in the order of time, which is that of the request.
+            bindparam("turn_started_at", type_=DateTime(timezone=True)) + given.c.place * _MICROSECOND,
         ),
     )
     # Foreign keys are looked at when the whole statement is done.

@@ -40,6 +40,42 @@ async def find_turn(database: asyncpg.Connection, turn: ToldTurn) -> dict[str, A
     return dict(row)
 
 
+async def store_file(database: asyncpg.Connection, chat_id: str, **columns: Any) -> str:
+    """A file of the chat that is ready; a text file, indexed, unless `columns` say otherwise. Its id."""
+    values: dict[str, Any] = {
+        "filename": "notes.txt",
+        "content_type": "text/plain",
+        "size_bytes": 5,
+        "storage_backend": "openai",
+        "provider_file_id": "file-0a1b2c3d",
+        "status": "ready",
+        "attachment_kind": "document",
+        "for_file_search": True,
+        "for_code_interpreter": False,
+    } | columns
+    names = ", ".join(values)
+    places = ", ".join(f"${number}" for number in range(2, len(values) + 2))
+    row = await database.fetchrow(
+        f"""
+        INSERT INTO attachments (id, tenant_id, chat_id, uploaded_by_user_id, {names}, created_at, updated_at)
+        SELECT gen_random_uuid(), tenant_id, id, user_id, {places}, now(), now() FROM chats WHERE id = $1 RETURNING id
+        """,  # noqa: S608 (our own names)
+        UUID(chat_id),
+        *values.values(),
+    )
+    assert row is not None
+    return str(row["id"])
+
+
+async def store_vector_store(database: asyncpg.Connection, chat_id: str, store_id: str = "vs_0a1b2c3d") -> None:
+    await database.execute(
+        "INSERT INTO chat_vector_stores (id, tenant_id, chat_id, vector_store_id, provider, file_count, created_at)"
+        " SELECT gen_random_uuid(), tenant_id, id, $2, 'openai', 1, now() FROM chats WHERE id = $1",
+        UUID(chat_id),
+        store_id,
+    )
+
+
 async def count_rows(database: asyncpg.Connection, chat_id: str) -> dict[str, int]:
     """How many turns, messages and outgoing events the chat has, deleted ones included."""
     row = await database.fetchrow(

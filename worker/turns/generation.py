@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 
 from shared.backoff import backoff
@@ -85,10 +86,15 @@ class Generation:
                 stream.cancel()
         if is_over:
             await self._tools.settle()
-            return stream.result()
+            return self._with_searches(stream.result())
         self._observe_abort()
         await self._tools.settle()
-        return await self._stopped()
+        ending = await self._stopped()
+        return None if ending is None else self._with_searches(ending)
+
+    def _with_searches(self, ending: Ending) -> Ending:
+        """File searches are counted, not limited: the row has no place for them."""
+        return replace(ending, file_search_calls=self._tools.file_searches)
 
     def _observe_abort(self) -> None:
         """The provider's connection is closed now: how long after the stop was heard."""

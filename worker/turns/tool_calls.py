@@ -97,6 +97,11 @@ class ToolCalls:
         self._noted = _Noted()
         self._has_news = asyncio.Event()
 
+    @property
+    def file_searches(self) -> int:
+        """Completed so far."""
+        return self._counter.completed["file_search"]
+
     def start(self, name: ToolName) -> str | None:
         """A call begins: None if it may, else the code that the turn fails with; then it is not shown."""
         exceeded = self._counter.start(name)
