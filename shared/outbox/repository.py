@@ -75,6 +75,21 @@ def slots_of(partition: int, *, partitions: int) -> list[int]:
     return list(range(partition, SLOTS, partitions))
 
 
+_IS_ANY_DUE: Final = text(
+    """
+    SELECT EXISTS (
+        SELECT FROM outbox_messages
+        WHERE delivered_at IS NULL AND queue = ANY(:queues) AND available_at <= now()
+          AND (locked_until IS NULL OR locked_until <= now())
+          AND (hashtextextended(partition_key, 0) & (:slot_count - 1)) = ANY(:slots)
+    )
+    """
+).bindparams(
+    bindparam("queues", type_=ARRAY(String)),
+    bindparam("slots", type_=ARRAY(BigInteger)),
+    bindparam("slot_count", type_=BigInteger, value=SLOTS),
+)
+
 _TAKE_SLOTS: Final = text(
     "SELECT slot FROM unnest(:slots) AS slot WHERE pg_try_advisory_xact_lock(:lock, slot)"
 ).bindparams(bindparam("slots", type_=ARRAY(Integer)), bindparam("lock", type_=Integer))
@@ -211,6 +226,10 @@ class OutboxRepository:
 
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
+
+    async def is_any_due(self, slots: Sequence[int], queues: Sequence[str]) -> bool:
+        """Whether a claim may find something: one cheap statement, which needs no transaction."""
+        return bool(await self._session.scalar(_IS_ANY_DUE, {"queues": list(queues), "slots": list(slots)}))
 
     async def claim(
         self, slots: Sequence[int], quotas: Mapping[str, int], *, run: int, token: str, lease: timedelta

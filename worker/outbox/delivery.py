@@ -20,7 +20,7 @@ from datetime import timedelta
 from itertools import count
 from typing import Final
 
-from shared.db.engine import Sessions
+from shared.db.engine import Sessions, single_statement
 from shared.metrics import Metrics
 from shared.outbox.repository import Claim, Held, Message, OutboxRepository, Retry, slots_of
 from shared.outbox.retries import retry_delay
@@ -39,6 +39,8 @@ MOST_AT_ONCE: Final = 16
 """Handlers of one queue that one task runs at a time."""
 LONGEST_RUN: Final = 16
 """Messages of one key in one claim: enough to share its cost, few enough that other keys get their turn."""
+GATHER_SECS: Final = 0.1
+"""Between a wake-up and the claim: what is committed meanwhile shares its cost."""
 CONTENDED_SECS: Final = 0.02
 AWAY_SECS: Final = 1.0
 GRACE_SECS: Final = 2.0
@@ -73,6 +75,7 @@ class Delivery:
     def wake(self) -> None:
         """There may be something to deliver."""
         for partition in self._partitions:
+            partition.has_news = True
             partition.wake.set()
 
     async def run(self) -> None:
@@ -112,9 +115,15 @@ class Delivery:
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await partition.wake.wait()
+                    if partition.has_news:
+                        await asyncio.sleep(GATHER_SECS)
+            partition.has_news = False
 
     async def _claim(self, partition: _Partition, quotas: dict[str, int], lanes: BackgroundTasks) -> Claim:
         token = f"{self._owner}/{next(self._claims)}"
+        async with single_statement(self._sessions) as session:
+            if not await OutboxRepository(session).is_any_due(partition.slots, list(quotas)):
+                return Claim((), was_contended=False)
         until = asyncio.get_running_loop().time() + self._lease.total_seconds()
         async with self._sessions.begin() as session:
             claim = await OutboxRepository(session).claim(
@@ -201,6 +210,8 @@ class _Partition:
     def __init__(self, slots: list[int], queues: dict[str, Handler]) -> None:
         self.slots = slots
         self.wake = asyncio.Event()
+        self.has_news = False
+        """Woken by a commit, which others may follow; not by room for more."""
         self.held: Counter[str] = Counter()
         self.limits = {queue: asyncio.Semaphore(MOST_AT_ONCE) for queue in queues}
 
