@@ -8,14 +8,16 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from tests.bench import growth, profile, relay, stop, whole_path, worker
+from tests.bench import conversation, growth, profile, queue, relay, stop, whole_path, worker
 
 BENCHES: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
+    "queue": queue.bench,
     "relay": relay.bench,
     "worker": worker.bench,
     "whole_path": whole_path.bench,
     "stop": stop.bench,
     "growth": growth.bench,
+    "conversation": conversation.bench,
     "profile": profile.bench,
 }
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -17,21 +16,21 @@ from matplotlib.figure import Figure
 from shared.db.engine import open_database
 from shared.db.migrate import migrate
 from shared.settings import DatabaseSettings, Settings
-from tests.bench.measure import Repeats, percentile, report
+from tests.bench.measure import PLOTS, Repeats, percentile, report
 from tests.support.engines import TestEngines
 from tests.support.long_conversation import MAX_INPUT, MAX_OUTPUT, WINDOW, LongConversation, TurnRecord
 
 mpl.use("Agg")
 
-PLOT = Path(__file__).parent / "plots" / "conversation.png"
+PLOT = PLOTS / "conversation.png"
 TURNS, QUICK_TURNS = 500, 100
 AVAILABLE = min(WINDOW - MAX_OUTPUT - 50, MAX_INPUT)
 SPANS = ((0, 0.1), (0.1, 0.5), (0.5, 0.9), (0.9, 1))
 """Parts of the conversation that are compared with each other."""
 
 
-def bench(*, repeats: int, quick: bool) -> None:
-    runs = asyncio.run(_measure(repeats=repeats, turns=QUICK_TURNS if quick else TURNS))
+async def bench(*, repeats: int, quick: bool) -> None:
+    runs = await _measure(repeats=repeats, turns=QUICK_TURNS if quick else TURNS)
     turns = len(runs[0])
     rows = []
     for begin, end in SPANS:
@@ -81,7 +80,3 @@ def _plot(records: Sequence[TurnRecord]) -> None:
     millis.set_xlabel("turn")
     PLOT.parent.mkdir(exist_ok=True)
     figure.savefig(PLOT, dpi=65)
-
-
-if __name__ == "__main__":
-    bench(repeats=3, quick=False)
