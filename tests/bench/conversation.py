@@ -7,6 +7,7 @@ provider; the plot shows the first repeat.
 from __future__ import annotations
 
 import asyncio
+import logging
 import statistics
 from collections.abc import Sequence
 
@@ -30,6 +31,7 @@ SPANS = ((0, 0.1), (0.1, 0.5), (0.5, 0.9), (0.9, 1))
 
 
 async def bench(*, repeats: int, quick: bool) -> None:
+    logging.disable(logging.WARNING)  # its turns have taken no reserve, and each end says so
     runs = await _measure(repeats=repeats, turns=QUICK_TURNS if quick else TURNS)
     turns = len(runs[0])
     rows = []
