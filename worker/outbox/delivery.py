@@ -39,7 +39,7 @@ MOST_AT_ONCE: Final = 16
 """Handlers of one queue that one task runs at a time."""
 LONGEST_RUN: Final = 16
 """Messages of one key in one claim: enough to share its cost, few enough that other keys get their turn."""
-GATHER_SECS: Final = 0.1
+GATHER_SECS: Final = 0.25
 """Between a wake-up and the claim: what is committed meanwhile shares its cost."""
 CONTENDED_SECS: Final = 0.02
 AWAY_SECS: Final = 1.0
