@@ -24,6 +24,8 @@ from shared.model_catalog.source import load_catalog
 from shared.outbox.gauges import measure_outbox
 from shared.periodic import every
 from shared.policy.file_source import FilePolicySource
+from shared.providers.client import ProviderClients
+from shared.providers.storage import ProviderStorages
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
 from shared.tasks import BackgroundTasks
@@ -64,7 +66,16 @@ async def open_context(
             serve_metrics(metrics, host=settings.host, port=settings.metrics.api_port, key="metrics.api_port")
         )
         engine, sessions = await stack.enter_async_context(open_database(settings.database))
-        policies = FilePolicySource(settings, catalog, sessions=sessions, clock=clock, metrics=metrics)
+        clients = ProviderClients(catalog.loaded.providers)
+        stack.push_async_callback(clients.aclose)
+        policies = FilePolicySource(
+            settings,
+            catalog,
+            sessions=sessions,
+            clock=clock,
+            metrics=metrics,
+            on_change=lambda loaded: clients.replace(loaded.providers),
+        )
         await policies.start()
         valkey = await stack.enter_async_context(open_valkey(settings.redis))
         log = EventLog(valkey, settings)
@@ -102,6 +113,7 @@ async def open_context(
             followers=followers,
             audience=audience,
             stopper=stopper,
+            storages=ProviderStorages(clients, metrics),
             catalog=catalog,
             policies=policies,
             clock=clock,

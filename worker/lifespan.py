@@ -20,6 +20,8 @@ from shared.model_catalog.holder import CatalogHolder
 from shared.model_catalog.source import load_catalog
 from shared.outbox.messages import AUDIT, USAGE_SNAPSHOT
 from shared.policy.file_source import FilePolicySource
+from shared.providers.client import ProviderClients
+from shared.providers.storage import ProviderStorages
 from shared.queue.jobs import RUN_TURN
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
@@ -60,6 +62,7 @@ class WorkerContext:
     absence: AbsenceWatch
     outbox: Delivery
     purge: Purge
+    storages: ProviderStorages
     signal_valkey: Valkey
     """The connection on which stop signals arrive."""
     metrics: Metrics
@@ -92,15 +95,18 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
                 routes=health_routes(probe),
             )
         )
-        providers = ProviderRegistry(catalog.loaded.providers)
+        clients = ProviderClients(catalog.loaded.providers)
+        stack.push_async_callback(clients.aclose)
+        providers = ProviderRegistry(clients)
         stack.push_async_callback(providers.aclose)
+        storages = ProviderStorages(clients, metrics)
         policies = FilePolicySource(
             settings,
             catalog,
             sessions=sessions,
             clock=clock,
             metrics=metrics,
-            on_change=lambda loaded: providers.replace(loaded.providers),
+            on_change=lambda loaded: clients.replace(loaded.providers),
         )
         await policies.start()
         log = EventLog(valkey, settings)
@@ -178,6 +184,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             ),
             outbox=outbox,
             purge=Purge(settings, sessions),
+            storages=storages,
             signal_valkey=signal_valkey,
             metrics=metrics,
             policies=policies,
