@@ -99,7 +99,10 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
                 routes=health_routes(probe),
             )
         )
-        clients = ProviderClients(catalog.loaded.providers)
+        clients = ProviderClients(
+            catalog.loaded.providers,
+            on_circuit_open=lambda provider_id: metrics.provider_circuit_open.labels(provider=provider_id).inc(),
+        )
         stack.push_async_callback(clients.aclose)
         providers = ProviderRegistry(clients)
         stack.push_async_callback(providers.aclose)
