@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import func, text
 
 from shared.attachments.tables import Attachment
+from shared.providers.storage import ProviderStorage
 from shared.queue.queue import TurnQueue
 from shared.settings import RedisSettings, Settings
 from shared.valkey.client import open_valkey
@@ -153,10 +154,9 @@ KILLED_IN = {
 }
 
 
-@BOTH_STYLES
 @pytest.mark.parametrize("point", KILLED_IN)
 async def test_a_worker_killed_while_indexing_leaves_nothing_half_done(
-    stage: StorageStage, stuck: StuckUploads, style: Style, point: str, monkeypatch: pytest.MonkeyPatch
+    stage: StorageStage, stuck: StuckUploads, point: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever step it was killed at: the attachment becomes ready or failed, and no file is left without a row."""
     call, when = KILLED_IN[point]
@@ -165,9 +165,9 @@ async def test_a_worker_killed_while_indexing_leaves_nothing_half_done(
     if call == "delete_file":
         await stage.script(storage="vector_store_add", http_status=500, times=3)
     chat_id = await stage.new_chat()
-    attachment = await stage.uploaded(chat_id, style=style)
+    attachment = await stage.uploaded(chat_id)
     with monkeypatch.context() as dying:
-        _kill(dying, stage, style, call, when)
+        _kill(dying, stage.storage(), call, when)
         with pytest.raises(KilledError):
             await stage.indexer().index(job_of(attachment))
     await recover(stage, stuck, attachment)
@@ -222,9 +222,8 @@ async def _age(stage: StorageStage, attachment: Attachment) -> None:
         )
 
 
-def _kill(monkeypatch: pytest.MonkeyPatch, stage: StorageStage, style: Style, call: str, when: str) -> None:
+def _kill(monkeypatch: pytest.MonkeyPatch, storage: ProviderStorage, call: str, when: str) -> None:
     """Have the process die right before or after a call of the provider."""
-    storage = stage.storage(style)
     original = getattr(storage, call)
 
     async def dying(*args: Any, **kwargs: Any) -> Any:
