@@ -118,6 +118,9 @@ class MultipartReader:
         return self._parsed.popleft()
 
     async def _receive(self) -> None:
+        """Take one more chunk, unless there have been too many; what is there already is looked at in any case."""
+        if self.received > self.max_bytes:
+            raise FileTooLargeError
         try:
             async with asyncio.timeout(IDLE_SECS):
                 chunk = await anext(self._chunks, None)
@@ -126,8 +129,6 @@ class MultipartReader:
         if chunk is None:
             raise InvalidError("The multipart body is cut short")
         self.received += len(chunk)
-        if self.received > self.max_bytes:
-            raise FileTooLargeError
         try:
             self._parser.write(chunk)
         except FormParserError:
