@@ -118,7 +118,6 @@ async def open_context(
             storages=ProviderStorages(clients, metrics),
             upload_permits=UploadPermits(settings.rag.max_concurrent_uploads),
             thumbnails=Thumbnailer(settings.thumbnail),
-            background=background,
             catalog=catalog,
             policies=policies,
             clock=clock,

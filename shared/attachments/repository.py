@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, and_, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shared.attachments.errors import AttachmentNotFoundError
-from shared.attachments.tables import Attachment, ChatVectorStore
+from shared.attachments.tables import Attachment
 from shared.ids import ChatId, TenantId, UserId
 from shared.messages.tables import MessageAttachment
 
@@ -69,12 +69,6 @@ class AttachmentRepository:
             Attachment.status != "failed",
         )
         return int(await self._session.scalar(statement) or 0)
-
-    async def find_vector_store(self, chat_id: ChatId, *, tenant_id: TenantId) -> ChatVectorStore | None:
-        statement = select(ChatVectorStore).where(
-            ChatVectorStore.tenant_id == tenant_id, ChatVectorStore.chat_id == chat_id
-        )
-        return await self._session.scalar(statement)
 
     async def mark_uploaded(
         self, attachment_id: UUID, *, tenant_id: TenantId, provider_file_id: str, size_bytes: int, now: datetime
@@ -144,10 +138,17 @@ class AttachmentRepository:
         )
 
     async def mark_for_cleanup(self, chat_id: ChatId, *, tenant_id: TenantId, now: datetime) -> None:
-        """Have the provider's copies of the chat's live attachments removed, by whoever delivers its cleanup."""
+        """Have the provider's copies of the chat's attachments removed, by whoever delivers its cleanup.
+
+        Those that were deleted before, and whose own cleanup has not ended, are among them: it leaves them alone now.
+        """
         await self._session.execute(
             update(Attachment)
-            .where(_is_of_chat(chat_id, tenant_id), Attachment.deleted_at.is_(None))
+            .where(
+                Attachment.tenant_id == tenant_id,
+                Attachment.chat_id == chat_id,
+                Attachment.cleanup_status.is_(None),
+            )
             .values(cleanup_status="pending", cleanup_updated_at=now, updated_at=now)
         )
 
