@@ -29,6 +29,12 @@ from shared.turns.finalize import TurnFinalizer
 from shared.turns.presence import Presence
 from shared.turns.stop import TurnStopper
 from shared.valkey.client import Valkey, open_valkey
+from worker.cleanup.attachment import AttachmentCleanup
+from worker.cleanup.chat import ChatCleanup
+from worker.cleanup.files import FileCleanup
+from worker.cleanup.reconciliation import Reconciliation
+from worker.cleanup.removal import Removal
+from worker.cleanup.strays import StraySearch
 from worker.health import health_routes
 from worker.job_loop import JobLoop
 from worker.outbox.delivery import Delivery
@@ -62,6 +68,8 @@ class WorkerContext:
     absence: AbsenceWatch
     outbox: Delivery
     purge: Purge
+    reconciliation: Reconciliation
+    strays: StraySearch
     storages: ProviderStorages
     signal_valkey: Valkey
     """The connection on which stop signals arrive."""
@@ -130,6 +138,16 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
                     metrics=metrics,
                 )
             )
+        removal = Removal(storages, metrics)
+        cleanup = settings.cleanup_worker
+        if cleanup.enabled:
+            files = FileCleanup(sessions, removal, metrics, max_attempts=cleanup.max_attempts)
+            # The handlers end sooner when the provider fails; what else may fail has the tries of any message.
+            tries = max(max_attempts, cleanup.max_attempts)
+            handlers += [
+                ChatCleanup(sessions, files, removal, metrics, max_attempts=tries),
+                AttachmentCleanup(sessions, files, max_attempts=tries),
+            ]
         outbox = Delivery(
             settings=settings.outbox, sessions=sessions, metrics=metrics, owner=leases.owner, handlers=handlers
         )
@@ -184,6 +202,8 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             ),
             outbox=outbox,
             purge=Purge(settings, sessions),
+            reconciliation=Reconciliation(sessions, metrics, batch=cleanup.batch_size, wake_outbox=outbox.wake),
+            strays=StraySearch(sessions, storages, removal, metrics),
             storages=storages,
             signal_valkey=signal_valkey,
             metrics=metrics,

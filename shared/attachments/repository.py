@@ -16,13 +16,16 @@ class AttachmentRepository:
         self._session = session
 
     async def mark_for_cleanup(self, chat_id: ChatId, *, tenant_id: TenantId, now: datetime) -> None:
-        """Have the provider's copies of the chat's live attachments removed, by whoever delivers its cleanup."""
+        """Have the provider's copies of the chat's attachments removed, by whoever delivers its cleanup.
+
+        Those that were deleted before, and whose own cleanup has not ended, are among them: it leaves them alone now.
+        """
         await self._session.execute(
             update(Attachment)
             .where(
                 Attachment.tenant_id == tenant_id,
                 Attachment.chat_id == chat_id,
-                Attachment.deleted_at.is_(None),
+                Attachment.cleanup_status.is_(None),
             )
             .values(cleanup_status="pending", cleanup_updated_at=now, updated_at=now)
         )

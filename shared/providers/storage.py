@@ -42,6 +42,7 @@ MAX_ID_CHARS: Final = 128
 IN_PROGRESS: Final = "in_progress"
 OPENAI_ROOT: Final = "/v1"
 AZURE_ROOT: Final = "/openai"
+DOCUMENT_PURPOSE: Final = "assistants"
 AZURE_PURPOSE: Final = "assistants"
 """Azure takes no other."""
 _UNTIL_AZURE_ROOT = re.compile(r".*?(?=/openai(?:/|$))")
@@ -106,9 +107,21 @@ class ProviderStorage:
         self.backend = backend_of(provider_id, client.config)
         """What attachments and vector stores are labelled with."""
 
+    def __eq__(self, other: object) -> bool:
+        """Whether both are the same account, which several tenants may share."""
+        return isinstance(other, ProviderStorage) and other._client is self._client
+
+    def __hash__(self) -> int:
+        return hash(self._client)
+
     @property
     def image_purpose(self) -> str:
         return AZURE_PURPOSE if self._client.config.storage_kind == "azure" else self._client.config.image_purpose
+
+    @property
+    def purposes(self) -> frozenset[str]:
+        """All that files are uploaded for."""
+        return frozenset({DOCUMENT_PURPOSE, self.image_purpose})
 
     async def upload_file(self, content: BinaryIO, *, filename: str, content_type: str, purpose: str) -> str:
         """Send the whole of `content` and return the provider's id of the file. Memory does not grow with its size."""
