@@ -66,8 +66,7 @@ class CleanupRepository:
         """How many of the chat's files are `pending`, and how many `failed`."""
         pending = func.count().filter(Attachment.cleanup_status == "pending")
         failed = func.count().filter(Attachment.cleanup_status == "failed")
-        row = await self._session.execute(select(pending, failed).where(_of_chat(chat_id, tenant_id)))
-        return row.one()._tuple()
+        return (await self._session.execute(select(pending, failed).where(_of_chat(chat_id, tenant_id)))).one()
 
     async def find_deleted(
         self, attachment_id: UUID, *, chat_id: ChatId, tenant_id: TenantId

@@ -26,8 +26,8 @@ _NOT_REMOVED: Final = (
 async def measure_attachments(sessions: Sessions, metrics: Metrics) -> None:
     """Set `attachments_pending`, `attachments_failed` and `cleanup_backlog`. Raises what the database raises."""
     async with sessions() as session:
-        not_ready = dict((await session.execute(_NOT_READY)).tuples().all())
-        not_removed = dict((await session.execute(_NOT_REMOVED)).tuples().all())
+        not_ready = dict((await session.execute(_NOT_READY)).all())
+        not_removed = dict((await session.execute(_NOT_REMOVED)).all())
     metrics.attachments_pending.set(not_ready.get("pending", 0) + not_ready.get("uploaded", 0))
     metrics.attachments_failed.set(not_ready.get("failed", 0))
     for state in ("pending", "failed"):
