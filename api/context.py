@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api.attachments.permits import UploadPermits
+from api.attachments.thumbnails import Thumbnailer
 from api.auth import Authenticator
 from api.turns.audience import Audience
 from api.turns.follow import TurnFollower
@@ -20,6 +22,7 @@ from shared.policy.file_source import FilePolicySource
 from shared.providers.storage import ProviderStorages
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
+from shared.tasks import BackgroundTasks
 from shared.turns.stop import TurnStopper
 from shared.valkey.client import Valkey
 
@@ -37,6 +40,10 @@ class ApiContext:
     audience: Audience
     stopper: TurnStopper
     storages: ProviderStorages
+    upload_permits: UploadPermits
+    thumbnails: Thumbnailer
+    background: BackgroundTasks
+    """What outlives the request that begins it; cancelled at the end of the process."""
     catalog: CatalogHolder
     policies: FilePolicySource
     clock: Clock

@@ -9,6 +9,8 @@ from functools import partial
 
 from fastapi import FastAPI
 
+from api.attachments.permits import UploadPermits
+from api.attachments.thumbnails import Thumbnailer
 from api.auth import Authenticator, create_authenticator
 from api.context import ApiContext
 from api.turns.audience import Audience
@@ -117,6 +119,9 @@ async def open_context(
             audience=audience,
             stopper=stopper,
             storages=ProviderStorages(clients, metrics),
+            upload_permits=UploadPermits(settings.rag.max_concurrent_uploads),
+            thumbnails=Thumbnailer(settings.thumbnail),
+            background=background,
             catalog=catalog,
             policies=policies,
             clock=clock,

@@ -22,19 +22,21 @@ from shared.outbox.messages import AUDIT, USAGE_SNAPSHOT
 from shared.policy.file_source import FilePolicySource
 from shared.providers.client import ProviderClients
 from shared.providers.storage import ProviderStorages
-from shared.queue.jobs import RUN_TURN
+from shared.queue.jobs import INDEX_ATTACHMENT, RUN_TURN
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
 from shared.turns.finalize import TurnFinalizer
 from shared.turns.presence import Presence
 from shared.turns.stop import TurnStopper
 from shared.valkey.client import Valkey, open_valkey
+from worker.attachments.failed import FailedAttachments
+from worker.attachments.index import INDEXER, Indexer, index_attachment
+from worker.attachments.stuck import StuckUploads
 from worker.cleanup.attachment import AttachmentCleanup
 from worker.cleanup.chat import ChatCleanup
 from worker.cleanup.files import FileCleanup
 from worker.cleanup.reconciliation import Reconciliation
 from worker.cleanup.removal import Removal
-from worker.cleanup.strays import StraySearch
 from worker.health import health_routes
 from worker.job_loop import JobLoop
 from worker.outbox.delivery import Delivery
@@ -69,8 +71,8 @@ class WorkerContext:
     outbox: Delivery
     purge: Purge
     reconciliation: Reconciliation
-    strays: StraySearch
     storages: ProviderStorages
+    stuck_uploads: StuckUploads
     signal_valkey: Valkey
     """The connection on which stop signals arrive."""
     metrics: Metrics
@@ -168,6 +170,8 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             metrics=metrics,
             quota_warnings=QuotaWarnings(settings, sessions, policies, clock),
         )
+        failed_attachments = FailedAttachments(sessions, storages)
+        indexer = Indexer(sessions=sessions, storages=storages, clock=clock, metrics=metrics, failed=failed_attachments)
         yield WorkerContext(
             settings=settings,
             engine=engine,
@@ -203,17 +207,19 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             outbox=outbox,
             purge=Purge(settings, sessions),
             reconciliation=Reconciliation(sessions, metrics, batch=cleanup.batch_size, wake_outbox=outbox.wake),
-            strays=StraySearch(sessions, storages, removal, metrics),
             storages=storages,
+            stuck_uploads=StuckUploads(
+                sessions=sessions, storages=storages, failed=failed_attachments, queue=queue, metrics=metrics
+            ),
             signal_valkey=signal_valkey,
             metrics=metrics,
             policies=policies,
             jobs=JobLoop(
-                {RUN_TURN: run_turn},
+                {RUN_TURN: run_turn, INDEX_ATTACHMENT: index_attachment},
                 wake_valkey=wake_valkey,
                 queue=queue,
                 settings=settings,
-                ctx={RUNNER: runner},
+                ctx={RUNNER: runner, INDEXER: indexer},
             ),
             draining=draining,
         )

@@ -3,8 +3,8 @@
 One process of the fleet at a time, by an advisory lock for each transaction; small transactions, so that nobody waits
 for them. A deleted chat goes `retention.chat_grace_days` later with all that belongs to it, and stays while it is
 needed to clean up: while a file at the provider is not removed (a `failed` removal included, an operator must see it),
-a vector store is left, its cleanup is not delivered, an upload may have left a file that is found by its row alone, or
-a turn has yet to be settled.
+a vector store is left, its cleanup is not delivered, an upload has come to no end (what it has left is found by its row
+alone), or a turn has yet to be settled.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from shared.outbox.messages import CHAT_CLEANUP
 from shared.outbox.tables import OutboxMessage
 from shared.settings import Settings
 from shared.turns.tables import Turn
-from worker.cleanup.strays import MAY_HAVE_STRAY
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +73,10 @@ class Purge:
                 Chat.deleted_at <= limit,
                 # A null status is nobody's work.
                 ~select(Attachment.id)
-                .where(Attachment.chat_id == Chat.id, or_(Attachment.cleanup_status != "done", MAY_HAVE_STRAY))
+                .where(
+                    Attachment.chat_id == Chat.id,
+                    or_(Attachment.cleanup_status != "done", Attachment.status == "pending"),
+                )
                 .exists(),
                 ~select(ChatVectorStore.id).where(ChatVectorStore.chat_id == Chat.id).exists(),
                 ~select(Turn.id).where(Turn.chat_id == Chat.id, Turn.state == "running").exists(),

@@ -43,8 +43,7 @@ IN_PROGRESS: Final = "in_progress"
 OPENAI_ROOT: Final = "/v1"
 AZURE_ROOT: Final = "/openai"
 DOCUMENT_PURPOSE: Final = "assistants"
-AZURE_PURPOSE: Final = "assistants"
-"""Azure takes no other."""
+"""Of images, too, unless the provider is configured otherwise; Azure takes no other."""
 _UNTIL_AZURE_ROOT = re.compile(r".*?(?=/openai(?:/|$))")
 
 Endpoint = Literal[
@@ -116,12 +115,7 @@ class ProviderStorage:
 
     @property
     def image_purpose(self) -> str:
-        return AZURE_PURPOSE if self._client.config.storage_kind == "azure" else self._client.config.image_purpose
-
-    @property
-    def purposes(self) -> frozenset[str]:
-        """All that files are uploaded for."""
-        return frozenset({DOCUMENT_PURPOSE, self.image_purpose})
+        return DOCUMENT_PURPOSE if self._client.config.storage_kind == "azure" else self._client.config.image_purpose
 
     async def upload_file(self, content: BinaryIO, *, filename: str, content_type: str, purpose: str) -> str:
         """Send the whole of `content` and return the provider's id of the file. Memory does not grow with its size."""
@@ -236,9 +230,11 @@ class ProviderStorages:
     def __init__(self, clients: ProviderClients, metrics: Metrics) -> None:
         self._clients = clients
         self._metrics = metrics
+        self._storages: dict[ProviderClient, ProviderStorage] = {}
 
     def of_provider(self, provider_id: str, tenant_id: UUID) -> ProviderStorage:
-        """
+        """The same object each time, shared by tenants without an override.
+
         Raises:
             StorageError: the catalog of this process does not know the provider.
             ConfigurationError: its secret has gone since start-up.
@@ -246,7 +242,9 @@ class ProviderStorages:
         if provider_id not in self._clients.providers:
             raise StorageError(Failure("provider_error", UNAVAILABLE, f"unknown provider {provider_id}"))
         client = self._clients.get(provider_id, tenant_id)
-        return ProviderStorage(client, provider_id=provider_id, metrics=self._metrics)
+        if client not in self._storages:
+            self._storages[client] = ProviderStorage(client, provider_id=provider_id, metrics=self._metrics)
+        return self._storages[client]
 
     def of_backend(self, storage_backend: str, tenant_id: UUID) -> ProviderStorage:
         """The storage that a stored file or vector store is labelled with.

@@ -35,7 +35,6 @@ from worker.cleanup.chat import ChatCleanup
 from worker.cleanup.files import FileCleanup
 from worker.cleanup.reconciliation import Reconciliation
 from worker.cleanup.removal import Removal
-from worker.cleanup.strays import StraySearch
 from worker.outbox.delivery import Delivery
 
 MAX_ATTEMPTS = 5
@@ -190,10 +189,6 @@ class Scene:
     @property
     def attachment_cleanup(self) -> AttachmentCleanup:
         return AttachmentCleanup(self.sessions, self._files, max_attempts=20)
-
-    @property
-    def strays(self) -> StraySearch:
-        return StraySearch(self.sessions, self.storages, self.removal, self.metrics)
 
     def reconciliation(self, *, batch: int = 32) -> Reconciliation:
         return Reconciliation(self.sessions, self.metrics, batch=batch, wake_outbox=lambda: None)

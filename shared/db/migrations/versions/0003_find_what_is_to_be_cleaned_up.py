@@ -1,4 +1,4 @@
-"""Find deleted chats, attachments that are not ready, and uploads without a file, without reading everything."""
+"""Find deleted chats and attachments that are not ready without reading everything."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,18 +12,11 @@ def upgrade() -> None:
     op.create_index(
         "ix_attachments_not_ready",
         "attachments",
-        ["status"],
-        postgresql_where=sa.text("status <> 'ready' AND deleted_at IS NULL AND cleanup_status IS NULL"),
-    )
-    op.create_index(
-        "ix_attachments_without_file",
-        "attachments",
-        ["updated_at"],
-        postgresql_where=sa.text("provider_file_id IS NULL"),
+        ["status", "updated_at"],
+        postgresql_where=sa.text("status <> 'ready'"),
     )
 
 
 def downgrade() -> None:
-    op.drop_index("ix_attachments_without_file", "attachments")
     op.drop_index("ix_attachments_not_ready", "attachments")
     op.drop_index("ix_chats_deleted_at", "chats")
