@@ -106,13 +106,6 @@ class ProviderStorage:
         self.backend = backend_of(provider_id, client.config)
         """What attachments and vector stores are labelled with."""
 
-    def __eq__(self, other: object) -> bool:
-        """Whether both are the same account, which several tenants may share."""
-        return isinstance(other, ProviderStorage) and other._client is self._client
-
-    def __hash__(self) -> int:
-        return hash(self._client)
-
     @property
     def image_purpose(self) -> str:
         return DOCUMENT_PURPOSE if self._client.config.storage_kind == "azure" else self._client.config.image_purpose
