@@ -134,6 +134,17 @@ class CleanupRepository:
         )
         return status
 
+    async def reopen(self, *, chat_id: UUID, attachment_id: UUID | None = None) -> None:
+        """Give the chat's files that failed, or the one of that attachment, all their tries anew."""
+        statement = update(Attachment).where(Attachment.chat_id == chat_id, Attachment.cleanup_status == "failed")
+        if attachment_id is not None:
+            statement = statement.where(Attachment.id == attachment_id)
+        await self._session.execute(
+            statement.values(
+                cleanup_status="pending", cleanup_attempts=0, cleanup_updated_at=func.now(), updated_at=func.now()
+            )
+        )
+
     async def find_vector_store(self, chat_id: ChatId, *, tenant_id: TenantId) -> ChatVectorStore | None:
         statement = select(ChatVectorStore).where(
             ChatVectorStore.tenant_id == tenant_id, ChatVectorStore.chat_id == chat_id

@@ -17,13 +17,12 @@ from shared.attachments.cleanup import CleanupRepository
 from shared.attachments.repository import AttachmentRepository
 from shared.attachments.tables import Attachment, ChatVectorStore
 from shared.chats.tables import Chat
-from shared.clock import SystemClock, rfc3339
+from shared.clock import SystemClock
 from shared.db.engine import Sessions
 from shared.ids import ChatId, TenantId, new_uuid4, new_uuid7
 from shared.metrics import Metrics
-from shared.outbox.messages import ATTACHMENT_CLEANUP, chat_cleanup
+from shared.outbox.messages import attachment_deleted, chat_cleanup
 from shared.outbox.repository import Message
-from shared.outbox.tables import OutboxMessage
 from shared.providers.storage import ProviderStorage, ProviderStorages
 from tests.integration.outbox.deliveries import FAST, running
 from tests.support.killing import KilledError
@@ -133,28 +132,12 @@ class Scene:
     async def delete_attachment(self, row: Attachment, *, store_id: str | None = None) -> None:
         """As the API does it."""
         now = SystemClock().now()
-        payload = {
-            "event_type": "attachment_deleted",
-            "tenant_id": str(row.tenant_id),
-            "chat_id": str(row.chat_id),
-            "attachment_id": str(row.id),
-            "provider_file_id": row.provider_file_id,
-            "vector_store_id": store_id,
-            "storage_backend": row.storage_backend,
-            "attachment_kind": row.attachment_kind,
-            "deleted_at": rfc3339(now),
-        }
         async with self.sessions.begin() as session:
-            await session.execute(update(Attachment).where(Attachment.id == row.id).values(deleted_at=now))
-            session.add(
-                OutboxMessage(
-                    queue=ATTACHMENT_CLEANUP,
-                    partition_key=str(row.chat_id),
-                    payload_type="attachment_deleted",
-                    payload=payload,
-                    created_at=now,
-                )
+            deleted = await AttachmentRepository(session).delete_unreferenced(
+                row.id, chat_id=ChatId(row.chat_id), tenant_id=self.tenant_id, now=now
             )
+            assert deleted is not None
+            session.add(attachment_deleted(deleted, vector_store_id=store_id, deleted_at=now))
 
     async def attachments(self, chat_id: ChatId) -> Sequence[Attachment]:
         async with self.sessions() as session:

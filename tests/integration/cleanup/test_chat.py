@@ -10,9 +10,12 @@ from sqlalchemy import update
 
 from shared.attachments.cleanup import CleanupRepository
 from shared.attachments.gauges import measure_attachments
+from shared.attachments.repository import AttachmentRepository
 from shared.attachments.tables import ChatVectorStore
 from shared.clock import SystemClock
 from shared.ids import new_uuid4
+from shared.outbox.dead_letters import DeadLetters
+from shared.outbox.messages import chat_cleanup
 from tests.integration.cleanup.scene import MAX_ATTEMPTS, Scene, both_styles, dying_at, message_about
 from tests.support.outbox_rows import dead_letters, stored_messages
 from worker.outbox.handlers import RejectedMessageError
@@ -179,6 +182,45 @@ async def test_an_upload_under_way_leaves_nothing_to_delete(scene: Scene) -> Non
     assert scene.count("cleanup_completed_total", resource_type="file") == 0
 
 
+async def test_an_upload_that_ends_after_the_cleanup_is_cleaned_up_after_it(scene: Scene) -> None:
+    """It hands over what it has sent, with a message of its own."""
+    chat_id = await scene.add_chat(files=0, with_store=False)
+    row = scene.row(chat_id, status="pending")
+    await scene.add(row)
+    await scene.delete_chat(chat_id)
+    await scene.deliver_all()
+    file_id = await scene.upload(row)
+    now = SystemClock().now()
+    async with scene.sessions.begin() as session:
+        attachments = AttachmentRepository(session)
+        ids: dict[str, Any] = {"tenant_id": scene.tenant_id, "provider_file_id": file_id}
+        assert not await attachments.mark_uploaded(row.id, **ids, size_bytes=5, now=now)
+        assert await attachments.give_up(row.id, "upload_failed", **ids, now=now)
+        session.add(chat_cleanup(chat_id, tenant_id=scene.tenant_id, deleted_at=now))
+    await scene.deliver_all()
+    assert await scene.provider.held() == NOTHING
+    assert await scene.statuses(chat_id) == ["done"]
+
+
+async def test_a_replayed_dead_letter_gives_its_files_new_tries(scene: Scene) -> None:
+    chat_id, live = await scene.add_chat(files=1), await scene.add_chat(files=0)
+    row = await scene.add_file(live)
+    await scene.delete_chat(chat_id)
+    await scene.delete_attachment(row)
+    await scene.provider.script("any", times=None, http_status=503)
+    await scene.deliver_all()
+    assert [await scene.statuses(chat) for chat in (chat_id, live)] == [["failed"], ["failed"]]
+
+    await scene.provider.recover()
+    async with scene.sessions.begin() as session:
+        replayed = await DeadLetters(session).replay(ids=[letter.id for letter in await dead_letters(scene.sessions)])
+    assert len(replayed.queued) == 2
+    await scene.deliver_all()
+    assert [await scene.statuses(chat) for chat in (chat_id, live)] == [["done"], ["done"]]
+    assert (await scene.provider.held())[0] == set()
+    assert all(letter.resolved_at for letter in await dead_letters(scene.sessions))
+
+
 async def test_a_vector_store_in_the_making_is_taken_from_its_maker(scene: Scene) -> None:
     chat_id = await scene.add_chat(files=0, with_store=False)
     await scene.add(scene.store_row(chat_id, vector_store_id=None))
@@ -308,3 +350,21 @@ async def test_chats_whose_provider_fails_for_ever_are_shown_as_failed(scene: Sc
     assert scene.count("cleanup_failed_total", resource_type="file") == 5
     assert scene.count("cleanup_backlog", state="failed", resource_type="file") == 5
     assert scene.count("outbox_handler_total", kind="chat_cleanup", result="dead_letter") == 5
+
+
+async def test_gauges_tell_what_is_under_way_has_failed_or_waits(scene: Scene) -> None:
+    chat_id, deleted = await scene.add_chat(files=1), await scene.add_chat(files=3)
+    for status in ("pending", "uploaded", "failed"):
+        await scene.add(scene.row(chat_id, status=status))
+    await scene.add(scene.row(chat_id, status="failed", deleted_at=SystemClock().now(), cleanup_status="failed"))
+    await scene.delete_chat(deleted)
+    await measure_attachments(scene.sessions, scene.metrics)
+    gauges = {
+        sample.name.removeprefix("test_"): sample.value
+        for metric in scene.metrics.registry.collect()
+        for sample in metric.samples
+        if sample.name.startswith("test_attachments_")
+    }
+    assert gauges == {"attachments_pending": 2, "attachments_failed": 1}
+    assert scene.count("cleanup_backlog", state="pending", resource_type="file") == 3
+    assert scene.count("cleanup_backlog", state="failed", resource_type="file") == 1
