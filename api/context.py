@@ -22,7 +22,6 @@ from shared.policy.file_source import FilePolicySource
 from shared.providers.storage import ProviderStorages
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
-from shared.tasks import BackgroundTasks
 from shared.turns.stop import TurnStopper
 from shared.valkey.client import Valkey
 
@@ -42,8 +41,6 @@ class ApiContext:
     storages: ProviderStorages
     upload_permits: UploadPermits
     thumbnails: Thumbnailer
-    background: BackgroundTasks
-    """What outlives the request that begins it; cancelled at the end of the process."""
     catalog: CatalogHolder
     policies: FilePolicySource
     clock: Clock

@@ -69,7 +69,10 @@ async def open_context(
             serve_metrics(metrics, host=settings.host, port=settings.metrics.api_port, key="metrics.api_port")
         )
         engine, sessions = await stack.enter_async_context(open_database(settings.database))
-        clients = ProviderClients(catalog.loaded.providers)
+        clients = ProviderClients(
+            catalog.loaded.providers,
+            on_circuit_open=lambda provider_id: metrics.provider_circuit_open.labels(provider=provider_id).inc(),
+        )
         stack.push_async_callback(clients.aclose)
         policies = FilePolicySource(
             settings,
@@ -121,7 +124,6 @@ async def open_context(
             storages=ProviderStorages(clients, metrics),
             upload_permits=UploadPermits(settings.rag.max_concurrent_uploads),
             thumbnails=Thumbnailer(settings.thumbnail),
-            background=background,
             catalog=catalog,
             policies=policies,
             clock=clock,

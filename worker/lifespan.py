@@ -22,7 +22,7 @@ from shared.outbox.messages import AUDIT, USAGE_SNAPSHOT
 from shared.policy.file_source import FilePolicySource
 from shared.providers.client import ProviderClients
 from shared.providers.storage import ProviderStorages
-from shared.queue.jobs import INDEX_ATTACHMENT, RUN_TURN
+from shared.queue.jobs import INDEX_ATTACHMENT, RUN_TURN, SUMMARIZE_DOCUMENT
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
 from shared.turns.finalize import TurnFinalizer
@@ -32,6 +32,7 @@ from shared.valkey.client import Valkey, open_valkey
 from worker.attachments.failed import FailedAttachments
 from worker.attachments.index import INDEXER, Indexer, index_attachment
 from worker.attachments.stuck import StuckUploads
+from worker.attachments.summarize import SUMMARIZER, DocumentSummarizer, summarize_document
 from worker.cleanup.attachment import AttachmentCleanup
 from worker.cleanup.chat import ChatCleanup
 from worker.cleanup.files import FileCleanup
@@ -105,7 +106,10 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
                 routes=health_routes(probe),
             )
         )
-        clients = ProviderClients(catalog.loaded.providers)
+        clients = ProviderClients(
+            catalog.loaded.providers,
+            on_circuit_open=lambda provider_id: metrics.provider_circuit_open.labels(provider=provider_id).inc(),
+        )
         stack.push_async_callback(clients.aclose)
         providers = ProviderRegistry(clients)
         stack.push_async_callback(providers.aclose)
@@ -171,7 +175,23 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             quota_warnings=QuotaWarnings(settings, sessions, policies, clock),
         )
         failed_attachments = FailedAttachments(sessions, storages)
-        indexer = Indexer(sessions=sessions, storages=storages, clock=clock, metrics=metrics, failed=failed_attachments)
+        summarizer = DocumentSummarizer(
+            settings=settings,
+            sessions=sessions,
+            providers=providers,
+            catalog=catalog,
+            queue=queue,
+            clock=clock,
+            metrics=metrics,
+        )
+        indexer = Indexer(
+            sessions=sessions,
+            storages=storages,
+            clock=clock,
+            metrics=metrics,
+            failed=failed_attachments,
+            on_ready=summarizer.schedule if settings.doc_summary.enabled else None,
+        )
         yield WorkerContext(
             settings=settings,
             engine=engine,
@@ -215,11 +235,11 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             metrics=metrics,
             policies=policies,
             jobs=JobLoop(
-                {RUN_TURN: run_turn, INDEX_ATTACHMENT: index_attachment},
+                {RUN_TURN: run_turn, INDEX_ATTACHMENT: index_attachment, SUMMARIZE_DOCUMENT: summarize_document},
                 wake_valkey=wake_valkey,
                 queue=queue,
                 settings=settings,
-                ctx={RUNNER: runner, INDEXER: indexer},
+                ctx={RUNNER: runner, INDEXER: indexer, SUMMARIZER: summarizer},
             ),
             draining=draining,
         )

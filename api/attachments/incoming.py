@@ -12,12 +12,11 @@ from shared.attachments.media_types import Kind, MediaType, media_type_of
 from shared.errors import UnprocessableError
 from shared.ids import AttachmentId, ChatId
 from shared.model_catalog.catalog import Catalog, CatalogModel
-from shared.providers.storage import ProviderStorage
+from shared.providers.storage import DOCUMENT_PURPOSE, ProviderStorage
 from shared.settings import RagSettings
 
 _KIB: Final = 1_024
 _MIB: Final = 1_048_576
-_PURPOSE: Final = "assistants"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ class Incoming:
     @property
     def purpose(self) -> str:
         """What the provider is told that the file is for."""
-        return self.storage.image_purpose if self.media.kind == "image" else _PURPOSE
+        return self.storage.image_purpose if self.media.kind == "image" else DOCUMENT_PURPOSE
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from shared.attachments.errors import (
 )
 from shared.attachments.repository import AttachmentRepository, UploadFailure
 from shared.attachments.tables import Attachment
+from shared.attachments.vector_stores import VectorStoreRepository
 from shared.chats.errors import ChatNotFoundError
 from shared.chats.repository import ChatRepository
 from shared.db.transaction import run_transaction
@@ -52,7 +53,7 @@ async def insert_pending(
         if held.size_bytes + incoming.size_hint > max_bytes_per_chat:
             raise StorageLimitExceededError
         if media.for_file_search:
-            store = await attachments.find_vector_store(incoming.chat_id, tenant_id=principal.tenant_id)
+            store = await VectorStoreRepository(session).find(incoming.chat_id, tenant_id=principal.tenant_id)
             if store is not None and store.provider != incoming.storage.backend:
                 raise ProviderMismatchError
         now = context.clock.now()
@@ -124,7 +125,7 @@ async def give_up(
 ) -> None:
     """Leave the row failed, if it is still on its way, and the provider's file to the cleanup of whoever owns it now.
 
-    If even that fails, the row stays as it is, for the worker that looks for uploads without a process.
+    Where that cannot be done, or a worker has given the row up before, a worker finds the file by its name.
     """
     tenant_id = principal.tenant_id
 

@@ -32,7 +32,7 @@ class Spool:
         self.size_bytes = 0
 
     async def __aenter__(self) -> Self:
-        self._file = await asyncio.to_thread(_open)
+        self._file = TemporaryFile(buffering=0)  # noqa: SIM115 (closed below; to open it is no work for a disk)
         return self
 
     async def __aexit__(
@@ -70,7 +70,3 @@ class Spool:
             rest = memoryview(data)
             while rest:
                 rest = rest[self._file.write(rest) :]
-
-
-def _open() -> BinaryIO:
-    return TemporaryFile(buffering=0)

@@ -2,8 +2,8 @@
 
 The row is `pending` from before the file is read until everything is done, and changes once: an image or a spreadsheet
 is `ready` then, a document is `uploaded` until a worker has indexed it. Whatever fails on the way leaves the row
-`failed`, and what the provider has of it to the cleanup, in one transaction. A process that dies on the way leaves the
-row `pending`; a worker that finds it so looks for the file at the provider, by its name.
+`failed`, and what the provider has of it to the cleanup, in one transaction. Where a process dies on the way, or a
+provider does not say whether it has taken the file, a worker looks for it there, by its name.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from shared.attachments.errors import (
     UploadConcurrencyLimitError,
 )
 from shared.attachments.filenames import safe_filename
+from shared.attachments.indexing import TIMEOUT
 from shared.attachments.media_types import Kind, MediaType
 from shared.attachments.repository import AttachmentRepository, UploadFailure
 from shared.attachments.tables import Attachment
-from shared.backoff import backoff
 from shared.chats.repository import ChatRepository
 from shared.db.engine import single_statement
 from shared.errors import ChatError, InvalidError, UpstreamError, UpstreamTimeoutError
@@ -48,8 +48,6 @@ from shared.valkey.client import REDIS_FAILURE
 
 OVERHEAD_BYTES: Final = 65_536
 """What a body may hold beside the file: boundaries, headers, other parts."""
-SEARCHES: Final = 3
-"""For a file that the provider may have taken although it did not say so."""
 
 _RESULTS: Final[Mapping[type[ChatError], str]] = {
     UnsupportedFileTypeError: "unsupported_type",
@@ -172,10 +170,8 @@ async def _take_in(
     file_id: str | None = None
     try:
         async with Spool(max_bytes=incoming.limit) as spool:
-            async for piece in reader.data():
-                await spool.write(piece)
-            await reader.finish()
-            file_id = await _send_to_provider(incoming, spool, context)
+            await _receive(reader, spool)
+            file_id = await _send_to_provider(incoming, spool)
             attachment = await keep(
                 incoming,
                 principal,
@@ -193,7 +189,18 @@ async def _take_in(
     return attachment
 
 
-async def _send_to_provider(incoming: Incoming, spool: Spool, context: ApiContext) -> str:
+async def _receive(reader: MultipartReader, spool: Spool) -> None:
+    """The whole body; no longer than a row may be on its way before it is taken for dead."""
+    try:
+        async with asyncio.timeout(TIMEOUT.total_seconds()):
+            async for piece in reader.data():
+                await spool.write(piece)
+            await reader.finish()
+    except TimeoutError:
+        raise InvalidError("The body has taken too long to arrive") from None
+
+
+async def _send_to_provider(incoming: Incoming, spool: Spool) -> str:
     """The provider's id of the file."""
     try:
         return await incoming.storage.upload_file(
@@ -204,23 +211,7 @@ async def _send_to_provider(incoming: Incoming, spool: Spool, context: ApiContex
         )
     except StorageError as error:
         logger.warning("the provider did not take a file: %s", error.detail, extra={"error_code": error.code})
-        if error.http_status is None:
-            context.background.spawn(_search_and_remove(incoming), name="removal of a lost file")
         raise (UpstreamTimeoutError if error.is_timeout else UpstreamError)(error.message) from error
-
-
-async def _search_and_remove(incoming: Incoming) -> None:
-    """Look for a file that the provider may have taken without telling us, and remove it."""
-    delays = backoff(first=1, longest=60)
-    for _ in range(SEARCHES):
-        await asyncio.sleep(next(delays))
-        try:
-            async for file in incoming.storage.list_files(purpose=incoming.purpose):
-                if file.filename == incoming.provider_filename:
-                    await incoming.storage.delete_file(file.id)
-                    return
-        except StorageError as error:
-            logger.warning("cannot look for a lost file: %s", error.detail, extra={"error_code": error.code})
 
 
 async def _thumbnail_of(incoming: Incoming, spool: Spool, context: ApiContext) -> Thumbnail | None:

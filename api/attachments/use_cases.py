@@ -8,6 +8,7 @@ from api.auth import Principal
 from shared.attachments.errors import AttachmentLockedError, AttachmentNotFoundError
 from shared.attachments.repository import AttachmentRepository
 from shared.attachments.tables import Attachment
+from shared.attachments.vector_stores import VectorStoreRepository
 from shared.chats.repository import ChatRepository
 from shared.clock import Clock
 from shared.db.engine import Sessions
@@ -69,7 +70,7 @@ async def delete_attachment(
         deleted = await attachments.delete_unreferenced(attachment_id, chat_id=chat_id, tenant_id=tenant_id, now=now)
         if deleted is None:
             raise AttachmentLockedError
-        store = await attachments.find_vector_store(chat_id, tenant_id=tenant_id)
+        store = await VectorStoreRepository(session).find(chat_id, tenant_id=tenant_id)
         store_id = None if store is None else store.vector_store_id
         message = attachment_deleted(deleted, vector_store_id=store_id, deleted_at=now)
         await enqueue(session, [message], metrics=metrics)

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, and_, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shared.attachments.errors import AttachmentNotFoundError
-from shared.attachments.tables import Attachment, ChatVectorStore
+from shared.attachments.tables import Attachment
 from shared.ids import ChatId, TenantId, UserId
 from shared.messages.tables import MessageAttachment
 
@@ -69,12 +69,6 @@ class AttachmentRepository:
             Attachment.status != "failed",
         )
         return int(await self._session.scalar(statement) or 0)
-
-    async def find_vector_store(self, chat_id: ChatId, *, tenant_id: TenantId) -> ChatVectorStore | None:
-        statement = select(ChatVectorStore).where(
-            ChatVectorStore.tenant_id == tenant_id, ChatVectorStore.chat_id == chat_id
-        )
-        return await self._session.scalar(statement)
 
     async def mark_uploaded(
         self, attachment_id: UUID, *, tenant_id: TenantId, provider_file_id: str, size_bytes: int, now: datetime

@@ -25,12 +25,14 @@ import openai
 from shared.metrics import Metrics
 from shared.model_catalog.catalog import ProviderConfig
 from shared.providers.answers import MAX_ANSWER_BYTES, WHOLE, beginning
+from shared.providers.breaker import CircuitCall, CircuitOpenError
 from shared.providers.client import ApiPath, ProviderClient, ProviderClients, origin_of
 from shared.providers.failures import (
     BROKEN,
     UNAVAILABLE,
     Failure,
     decode,
+    left_alone,
     refused,
     unreachable,
     unreadable,
@@ -190,21 +192,29 @@ class ProviderStorage:
             "DELETE": self._client.openai.delete,
         }
         labels = {"provider": self._provider_id, "endpoint": endpoint}
-        self._metrics.provider_requests.labels(**labels).inc()
         began = time.monotonic()
-        try:
-            async with asyncio.timeout(within or config.timeouts.first_event):
-                response = await send[method](url, cast_to=httpx2.Response, options=options, **request)
-                try:
-                    answer = await beginning(response, MAX_ANSWER_BYTES)
-                finally:
-                    await response.aclose()
-        except openai.APIStatusError as error:
-            raise self._failed(refused(error.response.content, error.status_code)) from None  # it repeats the texts
-        except BROKEN as error:
-            raise self._failed(unreachable(error)) from None
+        with self._circuit_call() as call:
+            self._metrics.provider_requests.labels(**labels).inc()
+            try:
+                async with asyncio.timeout(within or config.timeouts.first_event):
+                    response = await send[method](url, cast_to=httpx2.Response, options=options, **request)
+                    try:
+                        answer = await beginning(response, MAX_ANSWER_BYTES)
+                    finally:
+                        await response.aclose()
+            except (openai.APIStatusError, *BROKEN) as error:
+                failure = _failure_of(error)
+                call.has_failed(is_outage=failure.is_outage)
+                raise self._failed(failure) from None  # the cause repeats the provider's text
+            call.has_succeeded()
         self._metrics.provider_latency_ms.labels(**labels).observe((time.monotonic() - began) * 1000)
         return answer
+
+    def _circuit_call(self) -> CircuitCall:
+        try:
+            return self._client.breaker.call()
+        except CircuitOpenError:
+            raise StorageError(left_alone()) from None
 
     def _failed(self, failure: Failure) -> StorageError:
         self._metrics.provider_errors.labels(provider=self._provider_id, status=failure.status_label).inc()
@@ -264,6 +274,12 @@ def storage_root(config: ProviderConfig) -> str:
         return base if base.endswith(OPENAI_ROOT) else OPENAI_ROOT
     before = _UNTIL_AZURE_ROOT.match(base)
     return f"{before[0] if before else ''}{AZURE_ROOT}"
+
+
+def _failure_of(error: Exception) -> Failure:
+    if isinstance(error, openai.APIStatusError):
+        return refused(error.response.content, error.status_code)
+    return unreachable(error)
 
 
 def _segment(provider_given_id: str) -> str:

@@ -31,7 +31,7 @@ from worker.attachments.index import Indexer
 
 Style = Literal["openai", "azure"]
 STYLES: Sequence[Style] = ("openai", "azure")
-BACKENDS = {"openai": "openai", "azure": "azure-files"}
+BACKENDS = {"openai": "openai", "azure": "azure"}
 """How the providers of either style label what they store."""
 
 
@@ -41,6 +41,8 @@ class StorageStage:
 
     sessions: Sessions
     provider: aiohttp.ClientSession
+    port: int
+    """Of the provider."""
     storages: ProviderStorages
     metrics: Metrics
     tenant_id: UUID = field(default_factory=new_uuid4)
@@ -76,10 +78,13 @@ class StorageStage:
 
     async def calls(self, method: str, pattern: str) -> int:
         """How many requests of that method the provider got whose path ends in what the pattern says."""
+        return sum(record["method"] == method for record in await self.requests(pattern))
+
+    async def requests(self, pattern: str) -> list[Any]:
+        """The records of the requests whose path ends in what the pattern says."""
         async with self.provider.get("/_control/requests") as response:
             records = await response.json()
-        paths = [record["path"].partition("?")[0] for record in records if record["method"] == method]
-        return sum(re.search(f"{pattern}$", path) is not None for path in paths)
+        return [record for record in records if re.search(f"{pattern}$", record["path"].partition("?")[0])]
 
     async def new_chat(self) -> UUID:
         now = SystemClock().now()
@@ -172,10 +177,10 @@ async def storage_stage(sessions: Sessions, **members: Any) -> AsyncIterator[Sto
         serving(host="127.0.0.1", port=0) as url,
         aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(total=10)) as provider,
     ):
-        metrics = Metrics("test")
-        clients = ProviderClients(_providers(urlsplit(url).port or 0, members))
+        metrics, port = Metrics("test"), urlsplit(url).port or 0
+        clients = ProviderClients(_providers(port, members))
         try:
-            yield StorageStage(sessions, provider, ProviderStorages(clients, metrics), metrics)
+            yield StorageStage(sessions, provider, port, ProviderStorages(clients, metrics), metrics)
         finally:
             await clients.aclose()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
@@ -120,7 +121,7 @@ async def test_no_more_is_read_than_a_body_may_have() -> None:
 async def test_a_client_that_falls_silent_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     async def silent() -> AsyncIterator[bytes]:
         yield part()[:40]
-        await multipart.asyncio.sleep(60)
+        await asyncio.sleep(60)
 
     monkeypatch.setattr(multipart, "IDLE_SECS", 0.01)
     reader = MultipartReader(silent(), BOUNDARY.encode(), max_bytes=10_000)
