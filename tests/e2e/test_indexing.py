@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
@@ -48,7 +49,7 @@ async def test_a_document_survives_the_death_of_its_worker(own_database: str, va
     """Killed while the provider adds the file; the next worker finds the upload, and has it described as well."""
     with deployment(
         database_url=own_database,
-        valkey_url=valkey_url.removesuffix("/1") + "/2",
+        valkey_url=urlsplit(valkey_url)._replace(path="/3").geturl(),
         apis=1,
         workers=1,
         DOC_SUMMARY__ENABLED="true",

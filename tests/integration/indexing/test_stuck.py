@@ -49,7 +49,9 @@ async def end_of(stage: StorageStage, attachment: Attachment) -> tuple[str, str 
 
 
 @BOTH_STYLES
-@pytest.mark.parametrize("deletion", [{}, {"deleted_at": func.now()}, {"cleanup_status": "done"}], ids=str)
+@pytest.mark.parametrize(
+    "deletion", [{}, {"deleted_at": func.now()}, {"cleanup_status": "done"}], ids=["live", "deleted", "chat deleted"]
+)
 async def test_an_upload_that_never_ended_loses_its_file(
     stage: StorageStage, stuck: StuckUploads, style: Style, deletion: dict[str, Any]
 ) -> None:
