@@ -16,6 +16,7 @@ from shared.settings import RedisSettings, Settings
 from shared.valkey.client import open_valkey
 from tests.support.killing import KilledAt, KilledError
 from tests.support.storage_stage import STYLES, StorageStage, Style, job_of
+from worker.attachments import index as index_module
 from worker.attachments.failed import FailedAttachments
 from worker.attachments.stuck import STUCK_LOCK, StuckUploads
 
@@ -191,9 +192,10 @@ async def test_a_worker_killed_while_indexing_leaves_nothing_half_done(
 
 @pytest.mark.parametrize("is_refused", [False, True], ids=["becomes ready", "fails"])
 async def test_a_worker_killed_at_any_wait_of_the_indexing_leaves_nothing_half_done(
-    stage: StorageStage, stuck: StuckUploads, is_refused: bool
+    stage: StorageStage, stuck: StuckUploads, is_refused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At every single point where the job waits, the steps in the database included."""
+    monkeypatch.setattr(index_module, "MAX_TRIES", 1)  # further ones are the same steps once more
     if is_refused:
         await stage.script(storage="vector_store_add", http_status=500, times=None)
     for step in range(1, 1_000):
