@@ -16,6 +16,7 @@ from api.turns.follow import TurnFollower
 from api.turns.live import LiveFeed
 from shared.clock import Clock, SystemClock
 from shared.db.engine import open_database
+from shared.db.measured import measure_statements
 from shared.events.log import EventLog
 from shared.ids import process_name
 from shared.metrics import Metrics, serve_metrics
@@ -29,6 +30,7 @@ from shared.providers.storage import ProviderStorages
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
 from shared.tasks import BackgroundTasks
+from shared.trace import exporting
 from shared.turns.finalize import TurnFinalizer
 from shared.turns.gauges import GAUGE_INTERVAL, measure_turns
 from shared.turns.presence import HEARTBEAT_INTERVAL, Presence
@@ -61,11 +63,13 @@ async def open_context(
     settings: Settings, authenticator: Authenticator, catalog: CatalogHolder, clock: Clock
 ) -> AsyncIterator[ApiContext]:
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(exporting(settings.tracing, process="api"))
         metrics = Metrics(settings.metrics.prefix)
         await stack.enter_async_context(
             serve_metrics(metrics, host=settings.host, port=settings.metrics.api_port, key="metrics.api_port")
         )
         engine, sessions = await stack.enter_async_context(open_database(settings.database))
+        measure_statements(engine, metrics)
         clients = ProviderClients(catalog.loaded.providers)
         stack.push_async_callback(clients.aclose)
         policies = FilePolicySource(

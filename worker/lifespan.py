@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.clock import SystemClock
 from shared.db.engine import Sessions, open_database
+from shared.db.measured import measure_statements
 from shared.events.log import EventLog
 from shared.health import ReadinessProbe
 from shared.ids import process_name
@@ -25,6 +26,7 @@ from shared.providers.storage import ProviderStorages
 from shared.queue.jobs import RUN_TURN
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
+from shared.trace import exporting
 from shared.turns.finalize import TurnFinalizer
 from shared.turns.presence import Presence
 from shared.turns.stop import TurnStopper
@@ -80,7 +82,9 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
     draining = asyncio.Event()
     clock = SystemClock()
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(exporting(settings.tracing, process="worker"))
         engine, sessions = await stack.enter_async_context(open_database(settings.database))
+        measure_statements(engine, metrics)
         valkey = await stack.enter_async_context(open_valkey(settings.redis))
         # A connection of its own: it blocks. A read blocks shorter than its time limit.
         wake_valkey = await stack.enter_async_context(open_valkey(settings.redis))

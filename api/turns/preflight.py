@@ -37,7 +37,7 @@ from shared.quotas.periods import period_start
 from shared.quotas.repository import Account, QuotaRepository
 from shared.quotas.reserve import Standing
 from shared.settings import OnDisconnect, OnWorkerLoss
-from shared.trace import current_trace
+from shared.trace import current_traceparent
 from shared.turns.errors import InvalidAttachmentError, WebSearchDisabledError
 from shared.turns.frames import started_frame
 from shared.turns.tables import Turn
@@ -240,8 +240,7 @@ async def announce(turn: Turn, admitted: Admitted, context: ApiContext) -> Accep
     """Create the log, then enqueue, in one round trip: clients see the start without waiting for a worker."""
     _observe(turn, admitted.case, context)
     started = started_frame(turn)
-    trace = current_trace.get()
-    job = RunTurn(turn.id, attempt=1, traceparent=trace.header if trace else None)
+    job = RunTurn(turn.id, attempt=1, traceparent=current_traceparent())
     keys = TurnKeys(turn.chat_id, turn.request_id)
     try:
         opened, _ = await run_scripts(

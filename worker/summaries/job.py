@@ -11,7 +11,6 @@ turns, which see the new frontier and the messages behind it in one snapshot, ne
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from uuid import UUID
@@ -29,6 +28,7 @@ from shared.model_catalog.catalog import CatalogModel
 from shared.model_catalog.holder import CatalogHolder
 from shared.outbox import messages as outbox
 from shared.outbox.repository import Message as OutboxMessage
+from shared.providers.calls import provider_call
 from shared.settings import DEFAULT_SUMMARY_PROMPT, Settings
 from shared.summaries.repository import SummaryRepository
 from shared.summaries.trigger import Frontier
@@ -165,19 +165,15 @@ class ThreadSummaryJob:
         raise AssertionError("the last try returns or raises")
 
     async def _call(self, generation: GenerationRequest) -> Completion:
-        provider_id = generation.model.provider_id
-        labels = {"provider": provider_id, "endpoint": ENDPOINT}
-        provider = self.providers.get(provider_id, generation.tenant_id)
-        began = time.monotonic()
-        try:
-            completion = await provider.complete(
-                generation, on_requested=self.metrics.provider_requests.labels(**labels).inc
-            )
-        except ProviderError as error:
-            status = error.code if error.http_status is None else str(error.http_status)
-            self.metrics.provider_errors.labels(provider=provider_id, status=status).inc()
-            raise
-        self.metrics.provider_latency_ms.labels(**labels).observe((time.monotonic() - began) * 1000)
+        model = generation.model
+        provider = self.providers.get(model.provider_id, generation.tenant_id)
+        with provider_call(self.metrics, provider=model.provider_id, endpoint=ENDPOINT, model=model.id) as call:
+            try:
+                completion = await provider.complete(generation, on_requested=call.send)
+            except ProviderError as error:
+                call.fail(error.failure)
+                raise
+            call.answer()
         return completion
 
     def _generation(
