@@ -77,7 +77,6 @@ async def open_context(
             catalog,
             sessions=sessions,
             clock=clock,
-            metrics=metrics,
             on_change=lambda loaded: clients.replace(loaded.providers),
         )
         await policies.start()
@@ -95,7 +94,12 @@ async def open_context(
         )
         audience = Audience(presence, stopper, grace_secs=settings.streaming.disconnect_grace_secs, draining=draining)
         stack.push_async_callback(audience.aclose)
-        live = LiveFeed(valkey, capacity=settings.streaming.sse_channel_capacity, is_fast=settings.relay.fast_path)
+        live = LiveFeed(
+            valkey,
+            capacity=settings.streaming.sse_channel_capacity,
+            is_fast=settings.relay.fast_path,
+            on_lag=metrics.relay_lag_ms.observe,
+        )
         followers = TurnFollower(sessions)
         background = BackgroundTasks()
         stack.push_async_callback(background.aclose)

@@ -101,7 +101,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
         )
         clients = ProviderClients(catalog.loaded.providers)
         stack.push_async_callback(clients.aclose)
-        providers = ProviderRegistry(clients)
+        providers = ProviderRegistry(clients, metrics)
         stack.push_async_callback(providers.aclose)
         storages = ProviderStorages(clients, metrics)
         policies = FilePolicySource(
@@ -109,7 +109,6 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             catalog,
             sessions=sessions,
             clock=clock,
-            metrics=metrics,
             on_change=lambda loaded: clients.replace(loaded.providers),
         )
         await policies.start()

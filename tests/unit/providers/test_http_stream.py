@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from shared.metrics import Metrics
 from shared.model_catalog.catalog import ProviderConfig
 from shared.providers.client import ProviderClients
 from shared.turns.lifecycle import TokenUsage
@@ -29,9 +30,9 @@ ANSWER = [TextDelta("Hel"), TextDelta("lo"), Completed("resp_1", TokenUsage(5, 2
 
 
 @asynccontextmanager
-async def a_provider(config: ProviderConfig) -> AsyncIterator[Provider]:
+async def a_provider(config: ProviderConfig, metrics: Metrics | None = None) -> AsyncIterator[Provider]:
     clients = ProviderClients({"main": config})
-    registry = ProviderRegistry(clients)
+    registry = ProviderRegistry(clients, metrics or Metrics("test"))
     try:
         yield registry.get("main", TENANT)
     finally:
