@@ -29,7 +29,6 @@ from api.turns.send_view import SendView, load_send_view
 from shared.db.engine import single_statement
 from shared.events.frames import Frame
 from shared.ids import ChatId
-from shared.logs import add_log_fields
 from shared.queue.jobs import RunTurn
 from shared.quotas.periods import period_start
 from shared.quotas.repository import Account, QuotaRepository
@@ -38,7 +37,6 @@ from shared.settings import OnDisconnect, OnWorkerLoss
 from shared.trace import current_traceparent
 from shared.turns.errors import InvalidAttachmentError, WebSearchDisabledError
 from shared.turns.frames import started_frame
-from shared.turns.log_fields import fields_of
 from shared.turns.tables import Turn
 from shared.valkey.client import REDIS_FAILURE
 from shared.valkey.keyspace import TurnKeys
@@ -233,7 +231,6 @@ def _columns(request: TurnRequest, admission: Admission, admitted: Admitted, con
 async def announce(turn: Turn, admitted: Admitted, context: ApiContext) -> Accepted:
     """Create the log, then enqueue, in one round trip: clients see the start without waiting for a worker."""
     count_accepted(context.metrics, turn, admitted.case)
-    add_log_fields(**fields_of(turn))
     started = started_frame(turn)
     job = RunTurn(turn.id, attempt=1, traceparent=current_traceparent())
     keys = TurnKeys(turn.chat_id, turn.request_id)
