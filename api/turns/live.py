@@ -99,7 +99,7 @@ class Subscription:
         self._is_awake = False
 
 
-class _Probe(Subscription):
+class Probe(Subscription):
     """A subscription that also tells how long its reader takes from an announcement to the next wait, when the client
     has been written to. One reader in `PROBE_EVERY` has it; for the others measuring costs nothing at all."""
 
@@ -189,7 +189,7 @@ class LiveFeed:
             self._enter(name, channel)
         is_probe = self._subscriptions % PROBE_EVERY == 0
         self._subscriptions += 1
-        subscription = _Probe(name, self._capacity, self._on_lag) if is_probe else Subscription(name, self._capacity)
+        subscription = Probe(name, self._capacity, self._on_lag) if is_probe else Subscription(name, self._capacity)
         channel.subscriptions.add(subscription)
         return subscription
 

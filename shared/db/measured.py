@@ -10,8 +10,10 @@ import re
 import time
 from typing import Any, Final
 
-from sqlalchemy import Connection, event
+from prometheus_client import Histogram
+from sqlalchemy import Connection, Dialect, event
 from sqlalchemy.engine import ExceptionContext, ExecutionContext
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.selectable import TableClause
@@ -27,22 +29,7 @@ UNKNOWN: Final = "unknown"
 _VERB: Final = re.compile(r"\s*(select|insert|update|delete|with)\b", re.IGNORECASE)
 _TABLE: Final = re.compile(r"\b(?:from|into|update|join)\s+(?:only\s+)?\"?(\w+)", re.IGNORECASE)
 _BEGAN: Final = "mini_chat_began"
-_NAMES_KEPT: Final = 2_048
-
-
-class _Names:
-    """Names by text, which is the same object for a statement that is compiled once."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, str] = {}
-
-    def of(self, statement: str, context: ExecutionContext | None) -> str:
-        name = self._known.get(statement)
-        if name is None:
-            if len(self._known) >= _NAMES_KEPT:
-                self._known.clear()
-            name = self._known[statement] = query_name(statement, context)
-        return name
+_TEXTS_KEPT: Final = 2_048
 
 
 def query_name(statement: str, context: ExecutionContext | None = None) -> str:
@@ -58,22 +45,34 @@ def query_name(statement: str, context: ExecutionContext | None = None) -> str:
 
 def measure_statements(engine: AsyncEngine, metrics: Metrics) -> None:
     """Observe every statement of `engine` from here on. BEGIN and COMMIT are not statements here."""
-    names = _Names()
+    latencies: dict[str, Histogram] = {}  # by text, which is the same object for a statement that is compiled once
 
     def begin(connection: Connection, *_: Any) -> None:
         connection.info[_BEGAN] = time.perf_counter()
 
     def end(connection: Connection, _cursor: Any, statement: str, _values: Any, context: Any, _many: bool) -> None:
-        elapsed_ms = (time.perf_counter() - connection.info[_BEGAN]) * 1000
-        metrics.db_query_latency_ms.labels(names.of(statement, context)).observe(elapsed_ms)
+        latency = latencies.get(statement)
+        if latency is None:
+            if len(latencies) >= _TEXTS_KEPT:
+                latencies.clear()
+            latency = latencies[statement] = metrics.db_query_latency_ms.labels(query_name(statement, context))
+        latency.observe((time.perf_counter() - connection.info[_BEGAN]) * 1000)
 
     def fail(failure: ExceptionContext) -> None:
-        query = CONNECT
         if failure.connection is not None:
-            query = names.of(failure.statement or "", failure.execution_context)
-        code = getattr(failure.original_exception, "sqlstate", None) or UNKNOWN
-        metrics.db_errors.labels(query, code).inc()
+            count(query_name(failure.statement or "", failure.execution_context), failure.original_exception)
 
+    def connect(dialect: Dialect, _record: Any, arguments: Any, parameters: Any) -> DBAPIConnection:
+        try:
+            return dialect.connect(*arguments, **parameters)
+        except Exception as error:  # a socket's are not told to `handle_error`
+            count(CONNECT, error)
+            raise
+
+    def count(query: str, error: BaseException) -> None:
+        metrics.db_errors.labels(query, getattr(error, "sqlstate", None) or UNKNOWN).inc()
+
+    event.listen(engine.sync_engine, "do_connect", connect)
     event.listen(engine.sync_engine, "before_cursor_execute", begin)
     event.listen(engine.sync_engine, "after_cursor_execute", end)
     event.listen(engine.sync_engine, "handle_error", fail)

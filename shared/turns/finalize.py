@@ -27,7 +27,7 @@ from shared.events import frames
 from shared.events.frames import DoneUsage, Frame
 from shared.ids import ChatId, TenantId
 from shared.metrics import Metrics
-from shared.outbox.messages import AUDIT, USAGE_SNAPSHOT, audit, usage_snapshot
+from shared.outbox.messages import AUDIT, THREAD_SUMMARY, USAGE_SNAPSHOT, audit, usage_snapshot
 from shared.outbox.tables import OutboxMessage
 from shared.policy.source import PolicySource
 from shared.quotas.buckets import BucketKey, buckets_of
@@ -179,7 +179,7 @@ class TurnFinalizer:
                 self.sessions, lambda session: self._end(session, turn, ending, bill, attempt, only_if, summary_wish)
             )
         self.metrics.finalization_latency_ms.observe((time.monotonic() - began) * 1000)
-        self._observe(turn, ending, bill, committed)
+        self._observe(turn, ending, bill, committed, summary_wish)
         return Finalized(committed.ended.turn, committed.ended.selected_model, ending)
 
     async def _bill(self, turn: Turn, ending: Ending) -> _Bill | None:
@@ -242,7 +242,14 @@ class TurnFinalizer:
             )
         return _Committed(ended, content, short)
 
-    def _observe(self, turn: Turn, ending: Ending, bill: _Bill | None, committed: _Committed) -> None:
+    def _observe(
+        self,
+        turn: Turn,
+        ending: Ending,
+        bill: _Bill | None,
+        committed: _Committed,
+        summary_wish: SummaryWish | None,
+    ) -> None:
         count_end(self.metrics, committed.ended.turn, ending)
         _log_end(committed.ended.turn, ending)
         if ending.error_code == "internal_error":
@@ -250,7 +257,9 @@ class TurnFinalizer:
         for redacted in (committed.content.prompt, committed.content.response) if committed.content else ():
             for pattern, hits in redacted.hits.items():
                 self.metrics.audit_redaction_hits.labels(pattern=pattern).inc(hits)
-        kinds = (AUDIT,) if bill is None else (AUDIT, USAGE_SNAPSHOT)
+        kinds = [AUDIT] if bill is None else [AUDIT, USAGE_SNAPSHOT]
+        if summary_wish is not None and summary_wish.is_granted:
+            kinds.append(THREAD_SUMMARY)
         for kind in kinds:
             self.metrics.outbox_enqueue.labels(kind=kind, result="ok").inc()
         if self.wake_outbox is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -49,6 +49,21 @@ def watched_catalog(*, provider_port: int) -> dict[str, Any]:
     return tree
 
 
+class Scrape:
+    """The exposition of one process."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.families = list(text_string_to_metric_families(text))
+
+    def total(self, name: str, **labels: str) -> float:
+        """Of all series with these labels; of a histogram, how many were observed."""
+        kind, _ = SERIES[name]
+        sample_name = PREFIX + name + {"counter": "_total", "histogram": "_count", "gauge": ""}[kind]
+        samples = (sample for family in self.families for sample in family.samples if sample.name == sample_name)
+        return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
+
+
 @dataclass
 class Day:
     """A deployment in which everything that is worth watching has happened once."""
@@ -59,6 +74,8 @@ class Day:
     told: ToldTurn
     problems: list[str]
     events: list[str]
+    scrapes: dict[str, Scrape]
+    """What each process has counted, by its kind and number."""
 
     @property
     def processes(self) -> list[Process]:
@@ -66,6 +83,10 @@ class Day:
 
     def lines(self, *processes: Process) -> list[dict[str, Any]]:
         return [json.loads(line) for process in processes for line in process.log.splitlines()]
+
+    def total(self, name: str, **labels: str) -> float:
+        """The sum over all processes."""
+        return sum(scrape.total(name, **labels) for scrape in self.scrapes.values())
 
     def spans(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.traces.read_text().splitlines()]
@@ -104,7 +125,26 @@ async def live_through_it(product: Deployment, traces: Path) -> Day:
         stopped = await stopped_turns(client, other)
         problems.append(await mutations(client, told))
     events = [event.name + json.dumps(event.data) for turn in (told, *failed) for event in turn.events]
-    return Day(product, traces, caller, told, problems, [*events, *stopped])
+    await wait_until(lambda: is_delivered(product), timeout=20)
+    processes = [*product.apis, *product.workers]
+    async with httpx.AsyncClient(trust_env=False) as client:
+        texts = [(await client.get(process.metrics_url)).text for process in processes]
+    numbered = zip(processes, texts, strict=True)
+    scrapes = {f"{process.name} {number}": Scrape(text) for number, (process, text) in enumerate(numbered)}
+    return Day(product, traces, caller, told, problems, [*events, *stopped], scrapes)
+
+
+async def is_delivered(product: Deployment) -> bool:
+    """Whether every event has left the outbox."""
+    return await fetch(product, "SELECT count(*) = 0 FROM outbox_messages WHERE delivered_at IS NULL") == [(True,)]
+
+
+async def fetch(product: Deployment, query: str) -> list[tuple[Any, ...]]:
+    connection = await asyncpg.connect(product.database_url)
+    try:
+        return [tuple(row) for row in await connection.fetch(query)]
+    finally:
+        await connection.close()
 
 
 async def answered_turn(client: httpx.AsyncClient) -> ToldTurn:
@@ -188,46 +228,17 @@ async def mutations(client: httpx.AsyncClient, told: ToldTurn) -> str:
     return late.text
 
 
-@pytest.fixture
-async def scraped(day: Day) -> Mapping[str, Scrape]:
-    """The metrics of every process, by its kind and number."""
-    async with httpx.AsyncClient(trust_env=False) as client:
-        texts = [(await client.get(process.metrics_url)).text for process in day.processes]
-    numbered = zip(day.processes, texts, strict=True)
-    return {f"{process.name} {number}": Scrape(text) for number, (process, text) in enumerate(numbered)}
-
-
-class Scrape:
-    """The exposition of one process."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.families = list(text_string_to_metric_families(text))
-
-    def total(self, name: str, **labels: str) -> float:
-        """Of all series with these labels; of a histogram, how many were observed."""
-        kind, _ = SERIES[name]
-        sample_name = PREFIX + name + {"counter": "_total", "histogram": "_count", "gauge": ""}[kind]
-        samples = (sample for family in self.families for sample in family.samples if sample.name == sample_name)
-        return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
-
-
-@pytest.fixture
-def total(scraped: Mapping[str, Scrape]) -> Any:
-    return lambda name, **labels: sum(scrape.total(name, **labels) for scrape in scraped.values())
-
-
-async def test_85_every_process_serves_the_series_of_the_contract(scraped: Mapping[str, Scrape]) -> None:
+async def test_85_every_process_serves_the_series_of_the_contract(day: Day) -> None:
     """Each series of the list, each as what it is, and none beside them."""
     expected = {PREFIX + name: kind for name, (kind, _) in SERIES.items()}
-    assert len(scraped) == 4
-    for scrape in scraped.values():
+    assert day.scrapes.keys() == {"api 0", "api 1", "worker 2", "worker 3"}
+    for scrape in day.scrapes.values():
         assert {family.name: family.type for family in scrape.families} == expected
 
 
-async def test_85_no_label_names_or_holds_what_there_is_no_end_of(day: Day, scraped: Mapping[str, Scrape]) -> None:
+async def test_85_no_label_names_or_holds_what_there_is_no_end_of(day: Day) -> None:
     values: defaultdict[str, set[str]] = defaultdict(set)
-    for family in chain.from_iterable(scrape.families for scrape in scraped.values()):
+    for family in chain.from_iterable(scrape.families for scrape in day.scrapes.values()):
         for sample in family.samples:
             names = sample.labels.keys() - {"le"}
             assert names <= SERIES[family.name.removeprefix(PREFIX)][1]
@@ -294,26 +305,19 @@ MOVED: list[tuple[str, dict[str, str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "labels"), MOVED, ids=lambda value: value if isinstance(value, str) else "")
-async def test_85_what_has_happened_was_counted(total: Any, name: str, labels: dict[str, str]) -> None:
-    assert total(name, **labels) > 0
+async def test_85_what_has_happened_was_counted(day: Day) -> None:
+    assert [(name, labels) for name, labels in MOVED if day.total(name, **labels) == 0] == []
 
 
-async def test_85_the_processes_add_up(day: Day, scraped: Mapping[str, Scrape], total: Any) -> None:
+async def test_85_the_processes_add_up(day: Day) -> None:
     """Each process counts what it does itself, so that a sum over all of them is the truth."""
-    connection = await asyncpg.connect(day.product.database_url)
-    try:
-        turns, completed = await connection.fetchrow(
-            "SELECT count(*), count(*) FILTER (WHERE state = 'completed') FROM chat_turns"
-        )
-    finally:
-        await connection.close()
-    assert total("turn_attempts") == total("quota_reserve", period="daily") == turns
-    assert total("quota_commit", period="daily") == total("finalization_latency_ms") == turns
-    assert total("stream_completed") == completed
-    serving = {name for name, scrape in scraped.items() if scrape.total("stream_replay")}
-    assert serving == {"api 0", "api 1"}
-    assert all(scrape.total("turns_queued") == 0 and scrape.total("active_streams") == 0 for scrape in scraped.values())
+    query = "SELECT count(*), count(*) FILTER (WHERE state = 'completed') FROM chat_turns"
+    [(turns, completed)] = await fetch(day.product, query)
+    assert day.total("turn_attempts") == day.total("quota_reserve", period="daily") == turns
+    assert day.total("quota_commit", period="daily") == day.total("finalization_latency_ms") == turns
+    assert day.total("stream_completed") == completed
+    replaying = {name for name, scrape in day.scrapes.items() if scrape.total("stream_replay")}
+    assert replaying == {"api 0", "api 1"}
 
 
 async def test_one_trace_shows_a_turn_from_the_request_to_its_first_event(day: Day) -> None:
@@ -399,24 +403,18 @@ async def test_the_log_says_how_turns_and_requests_have_failed(day: Day) -> None
     }
 
 
-async def test_87_nothing_but_the_answer_holds_content_secrets_or_provider_ids(
-    day: Day, scraped: Mapping[str, Scrape]
-) -> None:
+async def test_87_nothing_but_the_answer_holds_content_secrets_or_provider_ids(day: Day) -> None:
     """Logs, traces, metrics and outgoing events hold neither what is said nor any secret; what clients get, no secret
     and no id of the provider's."""
-    connection = await asyncpg.connect(day.product.database_url)
-    try:
-        outbox = [row["payload"] for row in await connection.fetch("SELECT payload::text FROM outbox_messages")]
-    finally:
-        await connection.close()
-    token = day.caller.headers["Authorization"].split()[1].split(".")[0]
-    database, valkey = urlsplit(day.product.database_url), urlsplit(day.product.valkey_url)
-    secrets = [PROVIDER_KEY, SECRET, token, *filter(None, (database.password, valkey.password))]
-    logs = [process.log for process in (*day.processes, day.product.provider)]
-    watched = [*logs, *outbox, day.traces.read_text(), *(scrape.text for scrape in scraped.values())]
-    for text in watched:
-        assert [word for word in (*CONTENT, *secrets) if word in text] == []
+    outbox = [payload for (payload,) in await fetch(day.product, "SELECT payload::text FROM outbox_messages")]
     assert len(outbox) > 10
+    token = day.caller.headers["Authorization"].split()[1].split(".")[0]
+    urls = (urlsplit(day.product.database_url), urlsplit(day.product.valkey_url))
+    secrets = [PROVIDER_KEY, SECRET, token, *(url.password for url in urls if url.password)]
+    logs = [process.log for process in (*day.processes, day.product.provider)]
+    exposed = [scrape.text for scrape in day.scrapes.values()]
+    for text in (*logs, *outbox, *exposed, day.traces.read_text()):
+        assert [word for word in (*CONTENT, *secrets) if word in text] == []
     for text in (*day.problems, *day.events):
         assert [word for word in (*secrets, "resp_", "sesame.example", PROMPT) if word in text] == []
     assert any("[provider_id]" in text for text in day.events)

@@ -265,9 +265,12 @@ class TestRetry:
 
     async def test_one_retry_if_told_when(self) -> None:
         script, seen = self.limited(1, "0")
-        events, _ = await ask_server(script)
-        assert events == ANSWER
+        metrics = Metrics("test")
+        async with serving(script) as server, a_provider(a_config(server.port), metrics) as provider:
+            assert await ask(provider) == ANSWER
         assert len(seen) == 2
+        labels = {"provider": "main", "reason": "rate_limited"}
+        assert metrics.registry.get_sample_value("test_provider_retries_total", labels) == 1
 
     async def test_no_second_retry(self) -> None:
         script, seen = self.limited(2, "0")
