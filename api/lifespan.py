@@ -70,7 +70,10 @@ async def open_context(
         )
         engine, sessions = await stack.enter_async_context(open_database(settings.database))
         measure_statements(engine, metrics)
-        clients = ProviderClients(catalog.loaded.providers)
+        clients = ProviderClients(
+            catalog.loaded.providers,
+            on_circuit_open=lambda provider_id: metrics.provider_circuit_open.labels(provider=provider_id).inc(),
+        )
         stack.push_async_callback(clients.aclose)
         policies = FilePolicySource(
             settings,

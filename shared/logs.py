@@ -5,7 +5,7 @@ A line has `timestamp`, `level`, `logger`, `process`, `message`, the fields of `
 
     trace_id, request_id, chat_id, turn_id, tenant_id, user_id
     requester_type      user, system
-    processing_stage    request, relay; generate, finalize; sweep, watchdog; deliver, summarize
+    processing_stage    request, relay; generate, finalize; sweep, watchdog; index, summarize; deliver
     status              ok, error, cancelled, replayed: how a request or a turn has ended
     error_code          of a problem, or of the turn
 

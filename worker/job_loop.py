@@ -151,9 +151,9 @@ class JobLoop(Worker):
     async def _run(self, job: PickedJob) -> None:
         """Run the job's function, and forget the job however that ends: what is left to do is in the turn's row."""
         try:
-            name, kwargs, enqueued_ms = job.read()
+            name, kwargs = job.read()
             caller = received(kwargs.get("traceparent"))
-            waited = start_span("queue", within=caller, began_ns=enqueued_ms * 1_000_000)
+            waited = start_span("queue", within=caller, began_ns=job.enqueued_ms * 1_000_000)
             waited.end()
             with span(name, within=set_span_in_context(waited), kind=SpanKind.CONSUMER):
                 add_log_fields(trace_id=current_trace_id())

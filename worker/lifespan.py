@@ -23,7 +23,7 @@ from shared.outbox.messages import AUDIT, USAGE_SNAPSHOT
 from shared.policy.file_source import FilePolicySource
 from shared.providers.client import ProviderClients
 from shared.providers.storage import ProviderStorages
-from shared.queue.jobs import RUN_TURN
+from shared.queue.jobs import INDEX_ATTACHMENT, RUN_TURN, SUMMARIZE_DOCUMENT
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
 from shared.trace import exporting
@@ -31,6 +31,10 @@ from shared.turns.finalize import TurnFinalizer
 from shared.turns.presence import Presence
 from shared.turns.stop import TurnStopper
 from shared.valkey.client import Valkey, open_valkey
+from worker.attachments.failed import FailedAttachments
+from worker.attachments.index import INDEXER, Indexer, index_attachment
+from worker.attachments.stuck import StuckUploads
+from worker.attachments.summarize import SUMMARIZER, DocumentSummarizer, summarize_document
 from worker.health import health_routes
 from worker.job_loop import JobLoop
 from worker.outbox.delivery import Delivery
@@ -65,6 +69,7 @@ class WorkerContext:
     outbox: Delivery
     purge: Purge
     storages: ProviderStorages
+    stuck_uploads: StuckUploads
     signal_valkey: Valkey
     """The connection on which stop signals arrive."""
     metrics: Metrics
@@ -99,7 +104,10 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
                 routes=health_routes(probe),
             )
         )
-        clients = ProviderClients(catalog.loaded.providers)
+        clients = ProviderClients(
+            catalog.loaded.providers,
+            on_circuit_open=lambda provider_id: metrics.provider_circuit_open.labels(provider=provider_id).inc(),
+        )
         stack.push_async_callback(clients.aclose)
         providers = ProviderRegistry(clients, metrics)
         stack.push_async_callback(providers.aclose)
@@ -153,6 +161,24 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             metrics=metrics,
             quota_warnings=QuotaWarnings(settings, sessions, policies, clock),
         )
+        failed_attachments = FailedAttachments(sessions, storages)
+        summarizer = DocumentSummarizer(
+            settings=settings,
+            sessions=sessions,
+            providers=providers,
+            catalog=catalog,
+            queue=queue,
+            clock=clock,
+            metrics=metrics,
+        )
+        indexer = Indexer(
+            sessions=sessions,
+            storages=storages,
+            clock=clock,
+            metrics=metrics,
+            failed=failed_attachments,
+            on_ready=summarizer.schedule if settings.doc_summary.enabled else None,
+        )
         yield WorkerContext(
             settings=settings,
             engine=engine,
@@ -188,15 +214,18 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             outbox=outbox,
             purge=Purge(settings, sessions),
             storages=storages,
+            stuck_uploads=StuckUploads(
+                sessions=sessions, storages=storages, failed=failed_attachments, queue=queue, metrics=metrics
+            ),
             signal_valkey=signal_valkey,
             metrics=metrics,
             policies=policies,
             jobs=JobLoop(
-                {RUN_TURN: run_turn},
+                {RUN_TURN: run_turn, INDEX_ATTACHMENT: index_attachment, SUMMARIZE_DOCUMENT: summarize_document},
                 wake_valkey=wake_valkey,
                 queue=queue,
                 settings=settings,
-                ctx={RUNNER: runner},
+                ctx={RUNNER: runner, INDEXER: indexer, SUMMARIZER: summarizer},
             ),
             draining=draining,
         )

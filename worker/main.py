@@ -20,6 +20,7 @@ from shared.outbox.gauges import measure_outbox
 from shared.periodic import every
 from shared.settings import Settings
 from shared.turns.gauges import GAUGE_INTERVAL, measure_turns
+from worker.attachments.stuck import STUCK_INTERVAL
 from worker.lifespan import WorkerContext, open_worker
 from worker.retention import PURGE_INTERVAL
 from worker.turns.absence import ABSENCE_INTERVAL
@@ -53,6 +54,7 @@ async def _run(settings: Settings) -> None:
             every(GAUGE_INTERVAL, partial(measure_turns, context.sessions, context.metrics), name="gauges"),
             every(GAUGE_INTERVAL, partial(measure_outbox, context.sessions, context.metrics), name="outbox gauges"),
             every(PURGE_INTERVAL, context.purge.run, name="purge"),
+            every(STUCK_INTERVAL, context.stuck_uploads.run, name="stuck uploads"),
         ]
         watchdog = settings.orphan_watchdog
         if watchdog.enabled:

@@ -40,7 +40,9 @@ class ProviderCall:
         self._span.add_event(event)
 
     def fail(self, failure: Failure) -> None:
-        self._metrics.provider_errors.labels(provider=self._labels["provider"], status=failure.status_label).inc()
+        """There is no answer. A provider that was not asked has not failed."""
+        if self.sent_at is not None:
+            self._metrics.provider_errors.labels(provider=self._labels["provider"], status=failure.status_label).inc()
         if failure.http_status is not None:
             self._span.set_attribute("http.response.status_code", failure.http_status)
         fail(self._span, failure.code)

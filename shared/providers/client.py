@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -24,6 +24,7 @@ from openai import AsyncOpenAI, DefaultAioHttpClient, Omit
 
 from shared.model_catalog.catalog import ProviderConfig, ProviderTimeouts
 from shared.model_catalog.source import resolve_secret
+from shared.providers.breaker import CircuitBreaker
 
 MODEL_PLACEHOLDER = "{model}"
 KEEPALIVE_SECS = 4
@@ -55,12 +56,17 @@ class ApiPath:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ProviderClient:
-    """What a call needs: the SDK client and the resolved configuration. `secret` is kept to remove it from texts."""
+    """What a call needs: the SDK client and the resolved configuration.
+
+    `secret` is kept to remove it from texts. The circuit is that of the host, for generations and storage alike: a
+    tenant's own host that fails is left alone without the provider's.
+    """
 
     openai: AsyncOpenAI
     config: ProviderConfig
     path: ApiPath
     secret: str | None
+    breaker: CircuitBreaker
 
     @property
     def timeouts(self) -> ProviderTimeouts:
@@ -83,8 +89,15 @@ class _Known:
 class ProviderClients:
     """Builds clients on first use and keeps them; tenants without an override share one."""
 
-    def __init__(self, providers: Mapping[str, ProviderConfig]) -> None:
+    def __init__(
+        self, providers: Mapping[str, ProviderConfig], *, on_circuit_open: Callable[[str], object] = lambda _: None
+    ) -> None:
+        """
+        Args:
+            on_circuit_open: told the id of a provider each time that it is left alone for failing.
+        """
         self._providers = providers
+        self._on_circuit_open = on_circuit_open
         self._clients: dict[tuple[str, UUID | None], _Known] = {}
         self._replaced: list[ProviderClient] = []
         """No new call begins on them, but one may still run."""
@@ -116,7 +129,8 @@ class ProviderClients:
         known = self._clients.get(key)
         if known is not None and known.origin == config:
             return known.client
-        client = build_client(config.for_tenant(tenant_id), tls=self._tls)
+        breaker = CircuitBreaker(is_enabled=config.circuit_breaker, on_open=lambda: self._on_circuit_open(provider_id))
+        client = build_client(config.for_tenant(tenant_id), tls=self._tls, breaker=breaker)
         if known is not None:
             self._replaced.append(known.client)
         self._clients[key] = _Known(config, client)
@@ -156,7 +170,7 @@ class _ReadInThread(httpx2.AsyncByteStream):
             yield piece
 
 
-def build_client(config: ProviderConfig, *, tls: ssl.SSLContext) -> ProviderClient:
+def build_client(config: ProviderConfig, *, tls: ssl.SSLContext, breaker: CircuitBreaker) -> ProviderClient:
     """A client for a configuration whose tenant override is already applied."""
     path = ApiPath.split(config.api_path)
     secret = resolve_secret(config.auth_secret) if config.auth_secret else None
@@ -171,7 +185,7 @@ def build_client(config: ProviderConfig, *, tls: ssl.SSLContext) -> ProviderClie
         timeout=timeout,
         http_client=DefaultAioHttpClient(verify=tls, limits=limits, timeout=timeout, follow_redirects=False),
     )
-    return ProviderClient(openai=openai, config=config, path=path, secret=secret)
+    return ProviderClient(openai=openai, config=config, path=path, secret=secret, breaker=breaker)
 
 
 def origin_of(config: ProviderConfig) -> str:

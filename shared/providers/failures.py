@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import Any, Literal
 
 import aiohttp
@@ -46,6 +47,8 @@ class Failure:
     message: str
     detail: str = ""
     http_status: int | None = None
+    is_outage: bool = False
+    """The provider was not there, as against having refused or failed at this request."""
 
     @property
     def status_label(self) -> str:
@@ -58,12 +61,17 @@ def unreachable(error: BaseException) -> Failure:
     causes = list(_causes(error))
     detail = remove_credentials(f"{type(causes[-1]).__name__}: {causes[-1]}"[:MAX_DETAIL_CHARS])
     if any(isinstance(cause, TimeoutError) for cause in causes):
-        return Failure("provider_timeout", TIMED_OUT, detail)
-    return Failure("provider_error", UNAVAILABLE, detail)
+        return Failure("provider_timeout", TIMED_OUT, detail, is_outage=True)
+    return Failure("provider_error", UNAVAILABLE, detail, is_outage=True)
+
+
+def left_alone() -> Failure:
+    """No call was made, because the ones before it have failed."""
+    return Failure("provider_error", UNAVAILABLE, "the circuit breaker is open")
 
 
 def ended_early() -> Failure:
-    return Failure("provider_error", ENDED_EARLY, "the stream ended without a terminal event")
+    return Failure("provider_error", ENDED_EARLY, "the stream ended without a terminal event", is_outage=True)
 
 
 def unreadable(data: bytes) -> Failure:
@@ -76,7 +84,8 @@ def refused(body: bytes, status: int) -> Failure:
         value = decode(body)
     except ValueError:
         value = None
-    return reported(body, value, http_status=status)
+    failure = reported(body, value, http_status=status)
+    return replace(failure, is_outage=status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in TIMEOUT_STATUSES)
 
 
 def reported(data: bytes, value: object, *, http_status: int | None = None) -> Failure:

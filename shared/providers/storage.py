@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, Literal
@@ -25,12 +24,15 @@ import openai
 from shared.metrics import Metrics
 from shared.model_catalog.catalog import ProviderConfig
 from shared.providers.answers import MAX_ANSWER_BYTES, WHOLE, beginning
+from shared.providers.breaker import CircuitCall, CircuitOpenError
+from shared.providers.calls import provider_call
 from shared.providers.client import ApiPath, ProviderClient, ProviderClients, origin_of
 from shared.providers.failures import (
     BROKEN,
     UNAVAILABLE,
     Failure,
     decode,
+    left_alone,
     refused,
     unreachable,
     unreadable,
@@ -42,8 +44,8 @@ MAX_ID_CHARS: Final = 128
 IN_PROGRESS: Final = "in_progress"
 OPENAI_ROOT: Final = "/v1"
 AZURE_ROOT: Final = "/openai"
-AZURE_PURPOSE: Final = "assistants"
-"""Azure takes no other."""
+DOCUMENT_PURPOSE: Final = "assistants"
+"""Of images, too, unless the provider is configured otherwise; Azure takes no other."""
 _UNTIL_AZURE_ROOT = re.compile(r".*?(?=/openai(?:/|$))")
 
 Endpoint = Literal[
@@ -108,7 +110,7 @@ class ProviderStorage:
 
     @property
     def image_purpose(self) -> str:
-        return AZURE_PURPOSE if self._client.config.storage_kind == "azure" else self._client.config.image_purpose
+        return DOCUMENT_PURPOSE if self._client.config.storage_kind == "azure" else self._client.config.image_purpose
 
     async def upload_file(self, content: BinaryIO, *, filename: str, content_type: str, purpose: str) -> str:
         """Send the whole of `content` and return the provider's id of the file. Memory does not grow with its size."""
@@ -189,32 +191,40 @@ class ProviderStorage:
             "POST": self._client.openai.post,
             "DELETE": self._client.openai.delete,
         }
-        labels = {"provider": self._provider_id, "endpoint": endpoint}
-        self._metrics.provider_requests.labels(**labels).inc()
-        began = time.monotonic()
-        try:
-            async with asyncio.timeout(within or config.timeouts.first_event):
-                response = await send[method](url, cast_to=httpx2.Response, options=options, **request)
-                try:
-                    answer = await beginning(response, MAX_ANSWER_BYTES)
-                finally:
-                    await response.aclose()
-        except openai.APIStatusError as error:
-            raise self._failed(refused(error.response.content, error.status_code)) from None  # it repeats the texts
-        except BROKEN as error:
-            raise self._failed(unreachable(error)) from None
-        self._metrics.provider_latency_ms.labels(**labels).observe((time.monotonic() - began) * 1000)
+        with (
+            provider_call(self._metrics, provider=self._provider_id, endpoint=endpoint) as call,
+            self._circuit_call() as circuit,
+        ):
+            call.send()
+            try:
+                async with asyncio.timeout(within or config.timeouts.first_event):
+                    response = await send[method](url, cast_to=httpx2.Response, options=options, **request)
+                    try:
+                        answer = await beginning(response, MAX_ANSWER_BYTES)
+                    finally:
+                        await response.aclose()
+            except (openai.APIStatusError, *BROKEN) as error:
+                failure = _failure_of(error)
+                circuit.has_failed(is_outage=failure.is_outage)
+                call.fail(failure)
+                raise StorageError(without_secret(failure, self._client.secret)) from None  # it repeats the text
+            circuit.has_succeeded()
+            call.answer()
         return answer
 
-    def _failed(self, failure: Failure) -> StorageError:
-        self._metrics.provider_errors.labels(provider=self._provider_id, status=failure.status_label).inc()
-        return StorageError(without_secret(failure, self._client.secret))
+    def _circuit_call(self) -> CircuitCall:
+        try:
+            return self._client.breaker.call()
+        except CircuitOpenError:
+            raise StorageError(left_alone()) from None
 
     def _id_in(self, answer: bytes) -> str:
         found = _object_in(answer).get("id")
         if isinstance(found, str) and 0 < len(found) <= MAX_ID_CHARS:
             return found
-        raise self._failed(unreadable(answer))
+        failure = unreadable(answer)
+        self._metrics.provider_errors.labels(provider=self._provider_id, status=failure.status_label).inc()
+        raise StorageError(without_secret(failure, self._client.secret))
 
 
 class ProviderStorages:
@@ -223,9 +233,11 @@ class ProviderStorages:
     def __init__(self, clients: ProviderClients, metrics: Metrics) -> None:
         self._clients = clients
         self._metrics = metrics
+        self._storages: dict[ProviderClient, ProviderStorage] = {}
 
     def of_provider(self, provider_id: str, tenant_id: UUID) -> ProviderStorage:
-        """
+        """The same object each time, shared by tenants without an override.
+
         Raises:
             StorageError: the catalog of this process does not know the provider.
             ConfigurationError: its secret has gone since start-up.
@@ -233,7 +245,9 @@ class ProviderStorages:
         if provider_id not in self._clients.providers:
             raise StorageError(Failure("provider_error", UNAVAILABLE, f"unknown provider {provider_id}"))
         client = self._clients.get(provider_id, tenant_id)
-        return ProviderStorage(client, provider_id=provider_id, metrics=self._metrics)
+        if client not in self._storages:
+            self._storages[client] = ProviderStorage(client, provider_id=provider_id, metrics=self._metrics)
+        return self._storages[client]
 
     def of_backend(self, storage_backend: str, tenant_id: UUID) -> ProviderStorage:
         """The storage that a stored file or vector store is labelled with.
@@ -260,6 +274,12 @@ def storage_root(config: ProviderConfig) -> str:
         return base if base.endswith(OPENAI_ROOT) else OPENAI_ROOT
     before = _UNTIL_AZURE_ROOT.match(base)
     return f"{before[0] if before else ''}{AZURE_ROOT}"
+
+
+def _failure_of(error: Exception) -> Failure:
+    if isinstance(error, openai.APIStatusError):
+        return refused(error.response.content, error.status_code)
+    return unreachable(error)
 
 
 def _segment(provider_given_id: str) -> str:

@@ -10,6 +10,7 @@ AttemptReason = Literal["first", "worker_lost", "drain"]
 
 RUN_TURN = "run_turn"
 INDEX_ATTACHMENT = "index_attachment"
+SUMMARIZE_DOCUMENT = "summarize_document"
 
 
 class Job(Protocol):
@@ -70,6 +71,34 @@ class IndexAttachment:
             "tenant_id": str(self.tenant_id),
             "chat_id": str(self.chat_id),
             "attachment_id": str(self.attachment_id),
+        }
+        if self.traceparent is not None:
+            kwargs["traceparent"] = self.traceparent
+        return kwargs
+
+
+@dataclass(frozen=True, slots=True)
+class SummarizeDocument:
+    """Write what a searchable document says. `system_request_id` names the summary for as long as it is tried."""
+
+    name: ClassVar[str] = SUMMARIZE_DOCUMENT
+
+    tenant_id: UUID
+    chat_id: UUID
+    attachment_id: UUID
+    system_request_id: UUID
+    traceparent: str | None = None
+
+    @property
+    def job_id(self) -> str:
+        return f"summarize:{self.attachment_id}"
+
+    def to_kwargs(self) -> dict[str, str | int]:
+        kwargs: dict[str, str | int] = {
+            "tenant_id": str(self.tenant_id),
+            "chat_id": str(self.chat_id),
+            "attachment_id": str(self.attachment_id),
+            "system_request_id": str(self.system_request_id),
         }
         if self.traceparent is not None:
             kwargs["traceparent"] = self.traceparent

@@ -39,14 +39,19 @@ class PickedJob(NamedTuple):
     job_id: str
     content: bytes | None
 
-    def read(self) -> tuple[str, dict[str, Any], int]:
-        """The name of its function, the keyword arguments, and when it was enqueued, in epoch milliseconds.
+    def read(self) -> tuple[str, dict[str, Any]]:
+        """The name of its function, and the keyword arguments.
 
         Raises:
             arq.jobs.SerializationError: there are none that can be read.
         """
-        name, _, kwargs, _, enqueued_ms = deserialize_job_raw(self.content or b"", deserializer=deserialize)
-        return name, kwargs, enqueued_ms
+        name, _, kwargs, _, _ = deserialize_job_raw(self.content or b"", deserializer=deserialize)
+        return name, kwargs
+
+    @property
+    def enqueued_ms(self) -> int:
+        """When it was enqueued, in epoch milliseconds. Raises as `read` does."""
+        return deserialize_job_raw(self.content or b"", deserializer=deserialize)[4]
 
 
 class TurnQueue:

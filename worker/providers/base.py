@@ -125,14 +125,9 @@ class ProviderError(Exception):
 
     @classmethod
     def of(cls, failure: Failure, *, usage: TokenUsage | None = None, response_id: str | None = None) -> ProviderError:
-        return cls(
-            failure.code,
-            failure.message,
-            failure.detail,
-            usage=usage,
-            response_id=response_id,
-            http_status=failure.http_status,
-        )
+        error = cls(failure.code, failure.message, usage=usage, response_id=response_id)
+        error.failure = failure
+        return error
 
     @property
     def code(self) -> FailureCode:

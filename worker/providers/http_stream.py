@@ -29,8 +29,9 @@ import orjson
 
 from shared.model_catalog.catalog import ProviderTimeouts
 from shared.providers.answers import MAX_ANSWER_BYTES, STREAMED, WHOLE, beginning
+from shared.providers.breaker import CircuitCall, CircuitOpenError
 from shared.providers.client import ProviderClient
-from shared.providers.failures import BROKEN, refused, unreachable, unreadable, without_secret
+from shared.providers.failures import BROKEN, left_alone, refused, unreachable, unreadable, without_secret
 from shared.providers.sse import EventTooLargeError, ServerEvent, SseParser
 from shared.tasks import BackgroundTasks
 from worker.providers.base import (
@@ -87,19 +88,24 @@ class HttpProvider:
         path = self._client.path.request_for(request.model.provider_model_id)
         body = orjson.dumps(self._dialect.build_body(request))
         total_by = asyncio.get_running_loop().time() + self._client.timeouts.total
-        on_requested()
-        try:
-            stream = await self._with_one_retry(lambda: self._attempt(path, body, total_by), total_by)
-        except _FAILURES as error:
-            raise _told(error, self._client.secret) from None  # the cause repeats the provider's text
-        try:
-            yield stream
-        finally:
-            if stream.has_completed:
-                self._finished.add(stream)
-                self._draining.spawn(self._drain(stream), name="provider-drain")
-            else:
-                await stream.aclose()
+        with self._call() as call:
+            on_requested()
+            try:
+                stream = await self._with_one_retry(lambda: self._attempt(path, body, total_by), total_by)
+            except _FAILURES as error:
+                raise self._failed(call, error) from None  # the cause repeats the provider's text
+            call.has_answer()
+            try:
+                yield stream
+            finally:
+                if stream.has_completed:
+                    call.has_succeeded()
+                    self._finished.add(stream)
+                    self._draining.spawn(self._drain(stream), name="provider-drain")
+                else:
+                    if stream.failure is not None:
+                        call.has_failed(is_outage=stream.failure.failure.is_outage)
+                    await stream.aclose()
 
     async def complete(self, request: GenerationRequest, *, on_requested: Callable[[], object]) -> Completion:
         """See `Provider.complete`."""
@@ -108,12 +114,15 @@ class HttpProvider:
         kept = {name: value for name, value in streamed.items() if name not in _ONLY_STREAMED}
         body = orjson.dumps(kept | {"stream": False})
         total_by = asyncio.get_running_loop().time() + self._client.timeouts.total
-        on_requested()
-        try:
-            data = await self._with_one_retry(lambda: self._fetch(path, body), total_by)
-            return self._dialect.read_answer(data)
-        except _FAILURES as error:
-            raise _told(error, self._client.secret) from None  # the cause repeats the provider's text
+        with self._call() as call:
+            on_requested()
+            try:
+                data = await self._with_one_retry(lambda: self._fetch(path, body), total_by)
+                answer = self._dialect.read_answer(data)
+            except _FAILURES as error:
+                raise self._failed(call, error) from None  # the cause repeats the provider's text
+            call.has_succeeded()
+            return answer
 
     async def aclose(self) -> None:
         await self._draining.aclose()
@@ -132,6 +141,17 @@ class HttpProvider:
             await asyncio.sleep(delay)
             self._on_retry()
             return await attempt()
+
+    def _call(self) -> CircuitCall:
+        try:
+            return self._client.breaker.call()
+        except CircuitOpenError:
+            raise ProviderError.of(left_alone()) from None
+
+    def _failed(self, call: CircuitCall, error: Exception) -> ProviderError:
+        told = _told(error, self._client.secret)
+        call.has_failed(is_outage=told.failure.is_outage)
+        return told
 
     async def _drain(self, stream: HttpStream) -> None:
         await stream.drain()
@@ -187,7 +207,7 @@ class HttpStream:
         self._timeout = LazyTimeout()
         self._parser = SseParser()
         self._pending: deque[ProviderEvent] = deque()
-        self._failure: ProviderError | None = None
+        self.failure: ProviderError | None = None
         self.has_completed = False
 
     def __aiter__(self) -> HttpStream:
@@ -195,8 +215,8 @@ class HttpStream:
 
     async def __anext__(self) -> ProviderEvent:
         while not self._pending:
-            if self._failure is not None:
-                raise self._failure
+            if self.failure is not None:
+                raise self.failure
             if self.has_completed:
                 raise StopAsyncIteration
             await self._fill()
@@ -230,7 +250,7 @@ class HttpStream:
             if is_end and not self.has_completed:
                 self._accept(self._translator.finish())
         except _FAILURES as error:
-            self._failure = _told(error, self._secret)
+            self.failure = _told(error, self._secret)
 
     def _quiet_until(self) -> float:
         if self._first_event_by is not None:

@@ -29,7 +29,6 @@ from shared.model_catalog.catalog import CatalogModel
 from shared.model_catalog.holder import CatalogHolder
 from shared.outbox import messages as outbox
 from shared.outbox.repository import Message as OutboxMessage
-from shared.providers.calls import provider_call
 from shared.settings import DEFAULT_SUMMARY_PROMPT, Settings
 from shared.summaries.repository import SummaryRepository
 from shared.summaries.trigger import Frontier
@@ -38,13 +37,13 @@ from shared.turns.context import PlannedMessage
 from shared.turns.lifecycle import TokenUsage
 from worker.providers.base import Completion, GenerationRequest, ProviderError
 from worker.providers.registry import ProviderRegistry
+from worker.summaries.asking import ask, models_for
 from worker.summaries.output import parse_summary
 from worker.summaries.prompt import summary_question, without_oldest
 from worker.summaries.request import SummaryRequest
 
 logger = logging.getLogger(__name__)
 
-ENDPOINT = "responses"
 MAX_SHORTER_TRIES = 2
 _CONTEXT_LENGTH_MARKS = ("context_length_exceeded", "maximum context length", "token limit", "too many tokens")
 
@@ -145,24 +144,19 @@ class ThreadSummaryJob:
         return _Task(chat.user_id, self._model_for(chat), None if summary is None else summary.summary_text, messages)
 
     def _model_for(self, chat: Chat) -> CatalogModel:
-        catalog = self.catalog.current
-        for model_id in (self.settings.thread_summary_worker.summary_model_id, chat.model):
-            model = catalog.find_model(model_id)
-            if model is not None and model.enabled:
-                return model
-        selected = catalog.find_model(chat.model)
-        standing_in = catalog.default_of(selected.tier) if selected is not None else catalog.default_model()
-        standing_in = standing_in or catalog.default_model()
-        if standing_in is None:
+        wanted = self.settings.thread_summary_worker.summary_model_id
+        model = next(models_for(self.catalog.current, wanted=wanted, chat_model=chat.model), None)
+        if model is None:
             raise LookupError("no enabled model can summarize")
-        return standing_in
+        return model
 
     async def _ask(self, request: SummaryRequest, task: _Task) -> Completion:
         """The model's answer, about fewer messages if all of them are too long for it."""
         messages: Sequence[PlannedMessage] = task.messages
         for tries_left in range(MAX_SHORTER_TRIES, -1, -1):
             try:
-                return await self._call(self._generation(request, task, messages))
+                generation = self._generation(request, task, messages)
+                return await ask(generation, providers=self.providers, metrics=self.metrics)
             except ProviderError as error:
                 shorter = without_oldest(messages) if tries_left and _is_context_length(error) else None
                 if shorter is None:
@@ -171,18 +165,6 @@ class ThreadSummaryJob:
                 self._count("retry")
                 messages = shorter
         raise AssertionError("the last try returns or raises")
-
-    async def _call(self, generation: GenerationRequest) -> Completion:
-        model = generation.model
-        provider = self.providers.get(model.provider_id, generation.tenant_id)
-        with provider_call(self.metrics, provider=model.provider_id, endpoint=ENDPOINT, model=model.id) as call:
-            try:
-                completion = await provider.complete(generation, on_requested=call.send)
-            except ProviderError as error:
-                call.fail(error.failure)
-                raise
-            call.answer()
-        return completion
 
     def _generation(
         self, request: SummaryRequest, task: _Task, messages: Sequence[PlannedMessage]

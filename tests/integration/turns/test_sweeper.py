@@ -120,7 +120,7 @@ async def test_a_job_says_why_there_is_this_attempt(
     await insert(sessions, **columns)
     await sweeper.sweep()
     (job,) = await sweeper.queue.pick(at_most=2, in_progress_ms=1_000)
-    _, payload, _ = job.read()
+    _, payload = job.read()
     assert payload["reason"] == reason
 
 
