@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api.attachments.permits import UploadPermits
+from api.attachments.thumbnails import Thumbnailer
 from api.auth import Authenticator
 from api.turns.audience import Audience
 from api.turns.follow import TurnFollower
@@ -37,6 +39,8 @@ class ApiContext:
     audience: Audience
     stopper: TurnStopper
     storages: ProviderStorages
+    upload_permits: UploadPermits
+    thumbnails: Thumbnailer
     catalog: CatalogHolder
     policies: FilePolicySource
     clock: Clock

@@ -9,11 +9,14 @@ from functools import partial
 
 from fastapi import FastAPI
 
+from api.attachments.permits import UploadPermits
+from api.attachments.thumbnails import Thumbnailer
 from api.auth import Authenticator, create_authenticator
 from api.context import ApiContext
 from api.turns.audience import Audience
 from api.turns.follow import TurnFollower
 from api.turns.live import LiveFeed
+from shared.attachments.gauges import measure_attachments
 from shared.clock import Clock, SystemClock
 from shared.db.engine import open_database
 from shared.db.measured import measure_statements
@@ -113,6 +116,8 @@ async def open_context(
         background.spawn(every(GAUGE_INTERVAL, partial(measure_turns, sessions, metrics), name="gauges"), name="gauges")
         outbox_gauges = every(GAUGE_INTERVAL, partial(measure_outbox, sessions, metrics), name="outbox gauges")
         background.spawn(outbox_gauges, name="outbox gauges")
+        file_gauges = every(GAUGE_INTERVAL, partial(measure_attachments, sessions, metrics), name="file gauges")
+        background.spawn(file_gauges, name="file gauges")
         yield ApiContext(
             settings=settings,
             engine=engine,
@@ -125,6 +130,8 @@ async def open_context(
             audience=audience,
             stopper=stopper,
             storages=ProviderStorages(clients, metrics),
+            upload_permits=UploadPermits(settings.rag.max_concurrent_uploads),
+            thumbnails=Thumbnailer(settings.thumbnail),
             catalog=catalog,
             policies=policies,
             clock=clock,

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Final, Literal
 
 from api.turns.admission import Case
+from shared.attachments.errors import ImagesDisabledError
 from shared.errors import ChatError, ForbiddenError
 from shared.metrics import Metrics
 from shared.model_catalog.catalog import Tier
@@ -17,7 +18,6 @@ from shared.quotas.metrics import count_refusal, count_reserve
 from shared.turns.errors import (
     GenerationInProgressError,
     ImageBytesExceededError,
-    ImagesDisabledError,
     InvalidTurnStateError,
     NotLatestTurnError,
     TooManyImagesError,

@@ -27,7 +27,6 @@ from shared.metrics import Metrics
 from shared.providers.storage import DOCUMENT_PURPOSE, ProviderStorage, ProviderStorages, StorageError
 from shared.queue.jobs import IndexAttachment
 from shared.queue.queue import TurnQueue
-from shared.settings import ConfigurationError
 from worker.attachments.failed import FailedAttachments
 
 logger = logging.getLogger(__name__)
@@ -102,5 +101,5 @@ def _logging_failures(what: str) -> Iterator[None]:
     """One that cannot be dealt with now does not keep the others: the next pass tries again."""
     try:
         yield
-    except (StorageError, ConfigurationError) as error:
+    except StorageError as error:
         logger.warning("%s: %s", what, error)

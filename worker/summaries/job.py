@@ -32,7 +32,6 @@ from shared.outbox.repository import Message as OutboxMessage
 from shared.settings import DEFAULT_SUMMARY_PROMPT, Settings
 from shared.summaries.repository import SummaryRepository
 from shared.summaries.trigger import Frontier
-from shared.trace import current_trace_id, received, span
 from shared.turns.context import PlannedMessage
 from shared.turns.lifecycle import TokenUsage
 from worker.providers.base import Completion, GenerationRequest, ProviderError
@@ -90,10 +89,7 @@ class ThreadSummaryJob:
         """
         request = SummaryRequest.parse(message.payload)
         fields = {"chat_id": str(request.chat_id), "tenant_id": str(request.tenant_id), "requester_type": "system"}
-        with (
-            span(self.queue, within=received(None)),
-            log_fields(**fields, trace_id=current_trace_id(), processing_stage="summarize"),
-        ):
+        with log_fields(**fields, processing_stage="summarize"):
             try:
                 await self.update(request)
             except Exception:

@@ -94,6 +94,20 @@ async def test_a_failed_upload_whose_answer_was_lost_is_searched_for_once(
     assert await stage.calls("GET", "/files") == 1
 
 
+async def test_a_failed_upload_that_is_deleted_before_the_search_is_searched_for_all_the_same(
+    stage: StorageStage, stuck: StuckUploads
+) -> None:
+    """Its own cleanup knew of no file. Nothing notes the search, so it ends with the time that a file may need."""
+    chat_id = await stage.new_chat()
+    lost = await stage.uploaded(chat_id, age=A_MOMENT, status="failed", error_code="upload_failed")
+    await stage.change(lost, provider_file_id=None, deleted_at=func.now(), cleanup_status="done")
+    long_ago = await stage.uploaded(chat_id, age=TOO_LONG, status="failed", error_code="upload_failed")
+    await stage.change(long_ago, provider_file_id=None, deleted_at=func.now(), cleanup_status="done")
+    await stuck.run()
+    assert [str(long_ago.id) in file["filename"] for file in (await stage.held())[0]] == [True]
+    assert (await stage.now(lost)).cleanup_status == "done"
+
+
 async def test_what_a_failed_attachment_has_left_is_removed_later(stage: StorageStage, stuck: StuckUploads) -> None:
     """The provider was away when it failed."""
     attachment = await stage.uploaded(await stage.new_chat())
