@@ -25,18 +25,19 @@ from tests.support.series import LABELS, SERIES
 from tests.support.sse import open_stream
 from tests.support.tokens import SECRET, Caller
 from tests.support.turns import ToldTurn, ask, create_chat, message, scripted, send_path, turn_path, wait_for_state
+from tests.support.uploads import image, ready
 from tests.support.waiting import wait_until
 
 PREFIX = "mini_chat_"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 CALLER_SPAN = "00f067aa0ba902b7"
 
-QUESTION, EDITED, ANSWER, TITLE, PROMPT = (
-    f"sesame-{name}" for name in ("question", "edit", "answer", "title", "prompt")
+QUESTION, EDITED, ANSWER, TITLE, FILE, PROMPT = (
+    f"sesame-{name}" for name in ("question", "edit", "answer", "title", "file", "prompt")
 )
 PROVIDER_KEY = "sk-5e5ame0123456789abcdef"
 REFUSAL = f"bad key {PROVIDER_KEY} in resp_5e5ame123, see https://sesame.example/keys"
-CONTENT = (QUESTION, EDITED, ANSWER, TITLE, PROMPT)
+CONTENT = (QUESTION, EDITED, ANSWER, TITLE, FILE, PROMPT)
 """What users write, models answer and operators instruct."""
 
 
@@ -124,6 +125,7 @@ async def live_through_it(product: Deployment, traces: Path) -> Day:
         failed = await failed_turns(product, client)
         stopped = await stopped_turns(client, other)
         problems.append(await mutations(client, told))
+        await life_of_a_file(client)
     events = [event.name + json.dumps(event.data) for turn in (told, *failed) for event in turn.events]
     await wait_until(lambda: is_delivered(product), timeout=20)
     processes = [*product.apis, *product.workers]
@@ -213,6 +215,15 @@ async def stopped_turns(client: httpx.AsyncClient, other: httpx.AsyncClient) -> 
     return [json.dumps(ended[-1].data)]
 
 
+async def life_of_a_file(client: httpx.AsyncClient) -> None:
+    """Uploaded, made searchable, sent with a picture, and removed at the provider with its chat."""
+    chat_id = await create_chat(client)
+    await ready(client, chat_id, FILE.encode(), filename=f"{FILE}.txt")
+    picture = await ready(client, chat_id, image(), filename="p.png", content_type="image/png")
+    await ask(client, scripted(QUESTION, text=ANSWER), chat_id=chat_id, attachment_ids=[picture["id"]])
+    assert (await client.delete(f"/chats/{chat_id}")).status_code == httpx.codes.NO_CONTENT
+
+
 async def mutations(client: httpx.AsyncClient, told: ToldTurn) -> str:
     """The last turn is retried, edited and deleted; one that is not the last cannot be."""
     later = await ask(client, scripted(QUESTION, text=ANSWER, rate=0), chat_id=told.chat_id)
@@ -297,6 +308,16 @@ MOVED: list[tuple[str, dict[str, str]]] = [
     ("provider_errors", {"status": "500"}),
     ("provider_retries", {"provider": "azure_openai", "reason": "rate_limited"}),
     ("provider_latency_ms", {}),
+    ("attachment_upload", {"kind": "document", "result": "ok"}),
+    ("attachment_upload_bytes", {"kind": "image"}),
+    ("attachment_index", {"result": "ok"}),
+    ("attachment_index_latency_ms", {}),
+    ("provider_latency_ms", {"endpoint": "vector_store_add"}),
+    ("image_turns", {"model": "azure-gpt-4.1"}),
+    ("image_inputs_per_turn", {}),
+    ("cleanup_completed", {"resource_type": "file"}),
+    ("cleanup_completed", {"resource_type": "vector_store"}),
+    ("cleanup_latency_ms", {}),
     ("audit_emit", {"result": "ok"}),
     ("finalization_latency_ms", {}),
     ("outbox_enqueue", {"kind": "usage_snapshot", "result": "ok"}),
