@@ -11,7 +11,6 @@ turns, which see the new frontier and the messages behind it in one snapshot, ne
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from uuid import UUID
@@ -23,6 +22,7 @@ from shared.chats.tables import Chat
 from shared.clock import Clock
 from shared.db.engine import Sessions
 from shared.db.transaction import run_transaction
+from shared.logs import log_fields
 from shared.messages.tables import Message
 from shared.metrics import Metrics
 from shared.model_catalog.catalog import CatalogModel
@@ -36,13 +36,13 @@ from shared.turns.context import PlannedMessage
 from shared.turns.lifecycle import TokenUsage
 from worker.providers.base import Completion, GenerationRequest, ProviderError
 from worker.providers.registry import ProviderRegistry
+from worker.summaries.asking import ask, models_for
 from worker.summaries.output import parse_summary
 from worker.summaries.prompt import summary_question, without_oldest
 from worker.summaries.request import SummaryRequest
 
 logger = logging.getLogger(__name__)
 
-ENDPOINT = "responses"
 MAX_SHORTER_TRIES = 2
 _CONTEXT_LENGTH_MARKS = ("context_length_exceeded", "maximum context length", "token limit", "too many tokens")
 
@@ -88,12 +88,14 @@ class ThreadSummaryJob:
             ProviderError, EmptySummaryError: no summary was had; nothing has changed.
         """
         request = SummaryRequest.parse(message.payload)
-        try:
-            await self.update(request)
-        except Exception:
-            if message.attempts + 1 >= self.max_attempts:
-                self.metrics.summary_fallback.inc()
-            raise
+        fields = {"chat_id": str(request.chat_id), "tenant_id": str(request.tenant_id), "requester_type": "system"}
+        with log_fields(**fields, processing_stage="summarize"):
+            try:
+                await self.update(request)
+            except Exception:
+                if message.attempts + 1 >= self.max_attempts:
+                    self.metrics.summary_fallback.inc()
+                raise
 
     async def update(self, request: SummaryRequest) -> bool:
         """As `handle`; whether this call has committed a summary."""
@@ -111,6 +113,7 @@ class ThreadSummaryJob:
         )
         if is_committed:
             self._count("success")
+            self.metrics.outbox_enqueue.labels(kind=outbox.USAGE_SNAPSHOT, result="ok").inc()
         return is_committed
 
     async def _find_task(self, session: AsyncSession, request: SummaryRequest) -> _Task | None:
@@ -137,24 +140,19 @@ class ThreadSummaryJob:
         return _Task(chat.user_id, self._model_for(chat), None if summary is None else summary.summary_text, messages)
 
     def _model_for(self, chat: Chat) -> CatalogModel:
-        catalog = self.catalog.current
-        for model_id in (self.settings.thread_summary_worker.summary_model_id, chat.model):
-            model = catalog.find_model(model_id)
-            if model is not None and model.enabled:
-                return model
-        selected = catalog.find_model(chat.model)
-        standing_in = catalog.default_of(selected.tier) if selected is not None else catalog.default_model()
-        standing_in = standing_in or catalog.default_model()
-        if standing_in is None:
+        wanted = self.settings.thread_summary_worker.summary_model_id
+        model = next(models_for(self.catalog.current, wanted=wanted, chat_model=chat.model), None)
+        if model is None:
             raise LookupError("no enabled model can summarize")
-        return standing_in
+        return model
 
     async def _ask(self, request: SummaryRequest, task: _Task) -> Completion:
         """The model's answer, about fewer messages if all of them are too long for it."""
         messages: Sequence[PlannedMessage] = task.messages
         for tries_left in range(MAX_SHORTER_TRIES, -1, -1):
             try:
-                return await self._call(self._generation(request, task, messages))
+                generation = self._generation(request, task, messages)
+                return await ask(generation, providers=self.providers, metrics=self.metrics)
             except ProviderError as error:
                 shorter = without_oldest(messages) if tries_left and _is_context_length(error) else None
                 if shorter is None:
@@ -163,22 +161,6 @@ class ThreadSummaryJob:
                 self._count("retry")
                 messages = shorter
         raise AssertionError("the last try returns or raises")
-
-    async def _call(self, generation: GenerationRequest) -> Completion:
-        provider_id = generation.model.provider_id
-        labels = {"provider": provider_id, "endpoint": ENDPOINT}
-        provider = self.providers.get(provider_id, generation.tenant_id)
-        began = time.monotonic()
-        try:
-            completion = await provider.complete(
-                generation, on_requested=self.metrics.provider_requests.labels(**labels).inc
-            )
-        except ProviderError as error:
-            status = error.code if error.http_status is None else str(error.http_status)
-            self.metrics.provider_errors.labels(provider=provider_id, status=status).inc()
-            raise
-        self.metrics.provider_latency_ms.labels(**labels).observe((time.monotonic() - began) * 1000)
-        return completion
 
     def _generation(
         self, request: SummaryRequest, task: _Task, messages: Sequence[PlannedMessage]
