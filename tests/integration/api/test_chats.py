@@ -152,14 +152,19 @@ async def test_07_deleting_hands_attachments_and_provider_data_to_the_cleanup(
     chat, other = await create(client), await create(client)
     sessions = api.context.sessions
     live = await store_attachment(sessions, chat["id"], ann)
-    deleted = await store_attachment(sessions, chat["id"], ann, deleted_at=live.created_at)
+    unknown = await store_attachment(sessions, chat["id"], ann, deleted_at=live.created_at)
+    ended = [
+        await store_attachment(sessions, chat["id"], ann, deleted_at=live.created_at, cleanup_status=status)
+        for status in ("done", "failed")
+    ]
     elsewhere = await store_attachment(sessions, other["id"], ann)
     await client.delete(f"/chats/{chat['id']}")
 
     async with sessions() as session:
         statuses = {row.id: row.cleanup_status for row in await session.scalars(select(Attachment))}
         messages = list(await session.scalars(select(OutboxMessage)))
-    assert statuses == {live.id: "pending", deleted.id: None, elsewhere.id: None}
+    expected = {live.id: "pending", unknown.id: "pending", ended[0].id: "done", ended[1].id: "failed"}
+    assert statuses == {**expected, elsewhere.id: None}
     [message] = messages
     assert (message.queue, message.partition_key, message.delivered_at) == ("chat_cleanup", chat["id"], None)
     assert message.payload.keys() == {"reason", "tenant_id", "chat_id", "system_request_id", "chat_deleted_at"}
