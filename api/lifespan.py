@@ -16,6 +16,7 @@ from api.context import ApiContext
 from api.turns.audience import Audience
 from api.turns.follow import TurnFollower
 from api.turns.live import LiveFeed
+from shared.attachments.gauges import measure_attachments
 from shared.clock import Clock, SystemClock
 from shared.db.engine import open_database
 from shared.events.log import EventLog
@@ -107,6 +108,8 @@ async def open_context(
         background.spawn(every(GAUGE_INTERVAL, partial(measure_turns, sessions, metrics), name="gauges"), name="gauges")
         outbox_gauges = every(GAUGE_INTERVAL, partial(measure_outbox, sessions, metrics), name="outbox gauges")
         background.spawn(outbox_gauges, name="outbox gauges")
+        file_gauges = every(GAUGE_INTERVAL, partial(measure_attachments, sessions, metrics), name="file gauges")
+        background.spawn(file_gauges, name="file gauges")
         yield ApiContext(
             settings=settings,
             engine=engine,

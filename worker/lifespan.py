@@ -33,6 +33,11 @@ from worker.attachments.failed import FailedAttachments
 from worker.attachments.index import INDEXER, Indexer, index_attachment
 from worker.attachments.stuck import StuckUploads
 from worker.attachments.summarize import SUMMARIZER, DocumentSummarizer, summarize_document
+from worker.cleanup.attachment import AttachmentCleanup
+from worker.cleanup.chat import ChatCleanup
+from worker.cleanup.files import FileCleanup
+from worker.cleanup.reconciliation import Reconciliation
+from worker.cleanup.removal import Removal
 from worker.health import health_routes
 from worker.job_loop import JobLoop
 from worker.outbox.delivery import Delivery
@@ -66,6 +71,7 @@ class WorkerContext:
     absence: AbsenceWatch
     outbox: Delivery
     purge: Purge
+    reconciliation: Reconciliation
     storages: ProviderStorages
     stuck_uploads: StuckUploads
     signal_valkey: Valkey
@@ -138,6 +144,16 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
                     metrics=metrics,
                 )
             )
+        removal = Removal(storages, metrics)
+        cleanup = settings.cleanup_worker
+        if cleanup.enabled:
+            files = FileCleanup(sessions, removal, metrics, max_attempts=cleanup.max_attempts)
+            # The handlers end sooner when the provider fails; what else may fail has the tries of any message.
+            tries = max(max_attempts, cleanup.max_attempts)
+            handlers += [
+                ChatCleanup(sessions, files, removal, metrics, max_attempts=tries),
+                AttachmentCleanup(sessions, files, max_attempts=tries),
+            ]
         outbox = Delivery(
             settings=settings.outbox, sessions=sessions, metrics=metrics, owner=leases.owner, handlers=handlers
         )
@@ -210,6 +226,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             ),
             outbox=outbox,
             purge=Purge(settings, sessions),
+            reconciliation=Reconciliation(sessions, metrics, batch=cleanup.batch_size, wake_outbox=outbox.wake),
             storages=storages,
             stuck_uploads=StuckUploads(
                 sessions=sessions, storages=storages, failed=failed_attachments, queue=queue, metrics=metrics

@@ -77,5 +77,10 @@ async def delete_chat(
 ) -> None:
     """Delete a chat with all that is in it."""
     await use_cases.delete_chat(
-        principal, chat_id, sessions=context.sessions, clock=context.clock, stopper=context.stopper
+        principal,
+        chat_id,
+        sessions=context.sessions,
+        clock=context.clock,
+        stopper=context.stopper,
+        log=context.log,
     )

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Final, Literal
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, func, select, update
+from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shared.attachments.tables import Attachment
@@ -74,9 +74,13 @@ class IndexingRepository:
         return await self._list(Attachment.status == "pending", Attachment.created_at < _ago(TIMEOUT), limit=limit)
 
     async def list_unsearched(self, *, limit: int) -> Sequence[Attachment]:
-        """Failed uploads whose file the provider may have although its answer did not come."""
+        """Failed uploads whose file the provider may have although its answer did not come.
+
+        Of those that are deleted, and whose cleanup knew of no file, the recent ones: they are searched for once or
+        twice more, as nothing notes that they were.
+        """
         return await self._list(
-            _is_live,
+            or_(_is_live, and_(Attachment.cleanup_status == "done", Attachment.updated_at > _ago(TIMEOUT))),
             Attachment.status == "failed",
             Attachment.error_code == "upload_failed",
             Attachment.provider_file_id.is_(None),

@@ -144,11 +144,7 @@ class AttachmentRepository:
         """
         await self._session.execute(
             update(Attachment)
-            .where(
-                Attachment.tenant_id == tenant_id,
-                Attachment.chat_id == chat_id,
-                Attachment.cleanup_status.is_(None),
-            )
+            .where(_is_of_chat(chat_id, tenant_id), Attachment.cleanup_status.is_(None))
             .values(cleanup_status="pending", cleanup_updated_at=now, updated_at=now)
         )
 

@@ -38,6 +38,7 @@ from shared.providers.failures import (
     unreadable,
     without_secret,
 )
+from shared.settings import ConfigurationError
 
 MAX_ID_CHARS: Final = 128
 """What the columns hold."""
@@ -239,12 +240,12 @@ class ProviderStorages:
         """The same object each time, shared by tenants without an override.
 
         Raises:
-            StorageError: the catalog of this process does not know the provider.
-            ConfigurationError: its secret has gone since start-up.
+            StorageError: the catalog of this process does not know the provider, or its secret has gone.
         """
-        if provider_id not in self._clients.providers:
-            raise StorageError(Failure("provider_error", UNAVAILABLE, f"unknown provider {provider_id}"))
-        client = self._clients.get(provider_id, tenant_id)
+        try:
+            client = self._clients.get(provider_id, tenant_id)
+        except (KeyError, ConfigurationError) as error:
+            raise StorageError(Failure("provider_error", UNAVAILABLE, f"not configured: {error}")) from None
         if client not in self._storages:
             self._storages[client] = ProviderStorage(client, provider_id=provider_id, metrics=self._metrics)
         return self._storages[client]
@@ -253,13 +254,12 @@ class ProviderStorages:
         """The storage that a stored file or vector store is labelled with.
 
         Raises:
-            StorageError: the catalog of this process has no provider with that label.
-            ConfigurationError: its secret has gone since start-up.
+            StorageError: the catalog of this process has no provider with that label, or its secret has gone.
         """
         for provider_id, config in self._clients.providers.items():
             if backend_of(provider_id, config) == storage_backend:
                 return self.of_provider(provider_id, tenant_id)
-        raise StorageError(Failure("provider_error", UNAVAILABLE, f"unknown storage backend {storage_backend}"))
+        raise StorageError(Failure("provider_error", UNAVAILABLE, f"not configured: {storage_backend}"))
 
 
 def backend_of(provider_id: str, config: ProviderConfig) -> str:

@@ -76,12 +76,12 @@ class Indexer:
     failed: FailedAttachments
     on_ready: Callable[[Attachment], Awaitable[None]] | None = None
     """Told of each document that this process has made searchable."""
-    first_pause_secs: float = 1.0
-    """Before the second try."""
+    first_pause_secs: float = 5.0
+    """Before the second try: all three together outlast the first pause of a circuit breaker."""
 
     async def index(self, job: IndexAttachment) -> None:
         """Bring the attachment to its end, unless it has come to it, or its user has deleted it."""
-        pauses = backoff(first=self.first_pause_secs, longest=8 * self.first_pause_secs)
+        pauses = backoff(first=self.first_pause_secs, longest=2 * self.first_pause_secs)
         for tries_left in range(MAX_TRIES - 1, -1, -1):
             attachment = await self._find(job)
             if attachment is None:

@@ -18,16 +18,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from sqlalchemy import text
-
 from shared.attachments.indexing import IndexingRepository
 from shared.attachments.tables import Attachment
+from shared.db.alone import alone
 from shared.db.engine import Sessions
 from shared.metrics import Metrics
 from shared.providers.storage import DOCUMENT_PURPOSE, ProviderStorage, ProviderStorages, StorageError
 from shared.queue.jobs import IndexAttachment
 from shared.queue.queue import TurnQueue
-from shared.settings import ConfigurationError
 from worker.attachments.failed import FailedAttachments
 
 logger = logging.getLogger(__name__)
@@ -49,8 +47,8 @@ class StuckUploads:
 
     async def run(self) -> None:
         """One pass, unless another process is at it. Raises what the database and Valkey raise."""
-        async with self.sessions.begin() as session:
-            if not await session.scalar(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": STUCK_LOCK}):
+        async with alone(self.sessions, STUCK_LOCK) as session:
+            if session is None:
                 return
             stuck = IndexingRepository(session)
             await self._search(
@@ -102,5 +100,5 @@ def _logging_failures(what: str) -> Iterator[None]:
     """One that cannot be dealt with now does not keep the others: the next pass tries again."""
     try:
         yield
-    except (StorageError, ConfigurationError) as error:
+    except StorageError as error:
         logger.warning("%s: %s", what, error)

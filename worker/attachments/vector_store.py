@@ -13,30 +13,24 @@ from shared.ids import ChatId, TenantId
 from shared.providers.storage import ProviderStorage, StorageError
 
 LOSERS_LOOK_AFTER_SECS: Final = (0.1, 0.2, 0.4, 0.8, 1.6)
+PAUSES_SECS: Final = (0.2, 0.6)
+"""Between tries to delete a store that lost."""
 
 
 class VectorStoreError(Exception):
-    """There is no vector store to be had now. `code` is stable."""
-
-    code = "vector_store_failed"
+    """There is no vector store to be had now."""
 
 
 class VectorStoreTimeoutError(VectorStoreError):
     """Somebody else is creating it, and does not come to an end."""
 
-    code = "vector_store_timeout"
-
 
 class VectorStoreRaceError(VectorStoreError):
     """Somebody else was creating it and gave up, or the chat is deleted."""
 
-    code = "vector_store_race"
-
 
 class StoreOfAnotherBackendError(VectorStoreError):
     """The chat's store is at another provider than the file. No try will help."""
-
-    code = "provider_mismatch"
 
 
 @dataclass(frozen=True)
@@ -82,6 +76,23 @@ class ChatVectorStores:
         async with self.sessions.begin() as session:
             is_ours = await VectorStoreRepository(session).complete(claim, vector_store_id)
         if not is_ours:
-            await storage.delete_vector_store(vector_store_id)
+            await _delete(vector_store_id, storage)
             raise VectorStoreRaceError("somebody else took its creation over, or the chat was deleted")
         return vector_store_id
+
+
+async def _delete(vector_store_id: str, storage: ProviderStorage) -> None:
+    """Delete a store that no row knows of, so that nobody will try again.
+
+    Raises:
+        StorageError: it is left.
+    """
+    for pause in (*PAUSES_SECS, None):
+        try:
+            await storage.delete_vector_store(vector_store_id)
+        except StorageError:
+            if pause is None:
+                raise
+            await asyncio.sleep(pause)
+        else:
+            return

@@ -95,9 +95,10 @@ async def test_a_creation_that_is_given_up_is_a_race_for_those_who_wait(stage: S
 
 
 async def test_a_claim_that_was_lost_leaves_no_store(stage: StorageStage) -> None:
-    """The chat's cleanup, say, has removed the row while the provider was at it."""
+    """The chat's cleanup, say, has removed the row while the provider was at it, and the provider is unwilling."""
     chat_id = await stage.new_chat()
     await stage.script(storage="vector_store_create", delay_ms=150)
+    await stage.script(storage="vector_store_delete", http_status=500, times=2)
     async with asyncio.TaskGroup() as tasks:
         creating = tasks.create_task(_failure(ensure(stage, chat_id)))
         await wait_until(lambda: stage.store_of(chat_id))

@@ -375,6 +375,14 @@ async def test_a_backend_is_found_by_its_label() -> None:
     await clients.aclose()
 
 
+async def test_a_secret_that_has_gone_is_an_error_of_storage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GONE", raising=False)
+    async with storages_of(a_config(auth_header="api-key", auth_secret="env:GONE")) as storages:
+        with pytest.raises(StorageError, match="currently unavailable") as caught:
+            storages.of_backend("main", TENANT)
+    assert "env:GONE" in caught.value.detail
+
+
 async def test_the_tenant_of_a_resource_decides_where_it_is() -> None:
     async with serving(answering({"id": "file-own"})) as own, serving(answering({"id": "file-all"})) as everybody:
         override = TenantOverride(host="127.0.0.1", port=own.port)
