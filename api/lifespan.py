@@ -19,6 +19,7 @@ from api.turns.live import LiveFeed
 from shared.attachments.gauges import measure_attachments
 from shared.clock import Clock, SystemClock
 from shared.db.engine import open_database
+from shared.db.measured import measure_statements
 from shared.events.log import EventLog
 from shared.ids import process_name
 from shared.metrics import Metrics, serve_metrics
@@ -32,6 +33,7 @@ from shared.providers.storage import ProviderStorages
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
 from shared.tasks import BackgroundTasks
+from shared.trace import exporting
 from shared.turns.finalize import TurnFinalizer
 from shared.turns.gauges import GAUGE_INTERVAL, measure_turns
 from shared.turns.presence import HEARTBEAT_INTERVAL, Presence
@@ -64,11 +66,13 @@ async def open_context(
     settings: Settings, authenticator: Authenticator, catalog: CatalogHolder, clock: Clock
 ) -> AsyncIterator[ApiContext]:
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(exporting(settings.tracing, process="api"))
         metrics = Metrics(settings.metrics.prefix)
         await stack.enter_async_context(
             serve_metrics(metrics, host=settings.host, port=settings.metrics.api_port, key="metrics.api_port")
         )
         engine, sessions = await stack.enter_async_context(open_database(settings.database))
+        measure_statements(engine, metrics)
         clients = ProviderClients(
             catalog.loaded.providers,
             on_circuit_open=lambda provider_id: metrics.provider_circuit_open.labels(provider=provider_id).inc(),
@@ -79,7 +83,6 @@ async def open_context(
             catalog,
             sessions=sessions,
             clock=clock,
-            metrics=metrics,
             on_change=lambda loaded: clients.replace(loaded.providers),
         )
         await policies.start()
@@ -97,7 +100,12 @@ async def open_context(
         )
         audience = Audience(presence, stopper, grace_secs=settings.streaming.disconnect_grace_secs, draining=draining)
         stack.push_async_callback(audience.aclose)
-        live = LiveFeed(valkey, capacity=settings.streaming.sse_channel_capacity, is_fast=settings.relay.fast_path)
+        live = LiveFeed(
+            valkey,
+            capacity=settings.streaming.sse_channel_capacity,
+            is_fast=settings.relay.fast_path,
+            on_lag=metrics.relay_lag_ms.observe,
+        )
         followers = TurnFollower(sessions)
         background = BackgroundTasks()
         stack.push_async_callback(background.aclose)

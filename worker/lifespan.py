@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.clock import SystemClock
 from shared.db.engine import Sessions, open_database
+from shared.db.measured import measure_statements
 from shared.events.log import EventLog
 from shared.health import ReadinessProbe
 from shared.ids import process_name
@@ -25,6 +26,7 @@ from shared.providers.storage import ProviderStorages
 from shared.queue.jobs import INDEX_ATTACHMENT, RUN_TURN, SUMMARIZE_DOCUMENT
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
+from shared.trace import exporting
 from shared.turns.finalize import TurnFinalizer
 from shared.turns.presence import Presence
 from shared.turns.stop import TurnStopper
@@ -91,7 +93,9 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
     draining = asyncio.Event()
     clock = SystemClock()
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(exporting(settings.tracing, process="worker"))
         engine, sessions = await stack.enter_async_context(open_database(settings.database))
+        measure_statements(engine, metrics)
         valkey = await stack.enter_async_context(open_valkey(settings.redis))
         # A connection of its own: it blocks. A read blocks shorter than its time limit.
         wake_valkey = await stack.enter_async_context(open_valkey(settings.redis))
@@ -111,7 +115,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             on_circuit_open=lambda provider_id: metrics.provider_circuit_open.labels(provider=provider_id).inc(),
         )
         stack.push_async_callback(clients.aclose)
-        providers = ProviderRegistry(clients)
+        providers = ProviderRegistry(clients, metrics)
         stack.push_async_callback(providers.aclose)
         storages = ProviderStorages(clients, metrics)
         policies = FilePolicySource(
@@ -119,7 +123,6 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             catalog,
             sessions=sessions,
             clock=clock,
-            metrics=metrics,
             on_change=lambda loaded: clients.replace(loaded.providers),
         )
         await policies.start()

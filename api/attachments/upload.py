@@ -43,7 +43,7 @@ from shared.providers.storage import ProviderStorage, StorageError
 from shared.queue.jobs import IndexAttachment
 from shared.quotas.errors import QuotaExceededError
 from shared.quotas.periods import period_start
-from shared.trace import current_trace
+from shared.trace import current_traceparent
 from shared.valkey.client import REDIS_FAILURE
 
 OVERHEAD_BYTES: Final = 65_536
@@ -221,12 +221,11 @@ async def _thumbnail_of(incoming: Incoming, spool: Spool, context: ApiContext) -
 
 
 async def _enqueue_indexing(attachment: Attachment, context: ApiContext) -> None:
-    trace = current_trace.get()
     job = IndexAttachment(
         tenant_id=attachment.tenant_id,
         chat_id=attachment.chat_id,
         attachment_id=attachment.id,
-        traceparent=trace.header if trace else None,
+        traceparent=current_traceparent(),
     )
     try:
         await context.queue.enqueue(job)

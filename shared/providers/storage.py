@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, Literal
@@ -26,6 +25,7 @@ from shared.metrics import Metrics
 from shared.model_catalog.catalog import ProviderConfig
 from shared.providers.answers import MAX_ANSWER_BYTES, WHOLE, beginning
 from shared.providers.breaker import CircuitCall, CircuitOpenError
+from shared.providers.calls import provider_call
 from shared.providers.client import ApiPath, ProviderClient, ProviderClients, origin_of
 from shared.providers.failures import (
     BROKEN,
@@ -192,10 +192,11 @@ class ProviderStorage:
             "POST": self._client.openai.post,
             "DELETE": self._client.openai.delete,
         }
-        labels = {"provider": self._provider_id, "endpoint": endpoint}
-        began = time.monotonic()
-        with self._circuit_call() as call:
-            self._metrics.provider_requests.labels(**labels).inc()
+        with (
+            provider_call(self._metrics, provider=self._provider_id, endpoint=endpoint) as call,
+            self._circuit_call() as circuit,
+        ):
+            call.send()
             try:
                 async with asyncio.timeout(within or config.timeouts.first_event):
                     response = await send[method](url, cast_to=httpx2.Response, options=options, **request)
@@ -205,10 +206,11 @@ class ProviderStorage:
                         await response.aclose()
             except (openai.APIStatusError, *BROKEN) as error:
                 failure = _failure_of(error)
-                call.has_failed(is_outage=failure.is_outage)
-                raise self._failed(failure) from None  # the cause repeats the provider's text
-            call.has_succeeded()
-        self._metrics.provider_latency_ms.labels(**labels).observe((time.monotonic() - began) * 1000)
+                circuit.has_failed(is_outage=failure.is_outage)
+                call.fail(failure)
+                raise StorageError(without_secret(failure, self._client.secret)) from None  # it repeats the text
+            circuit.has_succeeded()
+            call.answer()
         return answer
 
     def _circuit_call(self) -> CircuitCall:
@@ -217,15 +219,13 @@ class ProviderStorage:
         except CircuitOpenError:
             raise StorageError(left_alone()) from None
 
-    def _failed(self, failure: Failure) -> StorageError:
-        self._metrics.provider_errors.labels(provider=self._provider_id, status=failure.status_label).inc()
-        return StorageError(without_secret(failure, self._client.secret))
-
     def _id_in(self, answer: bytes) -> str:
         found = _object_in(answer).get("id")
         if isinstance(found, str) and 0 < len(found) <= MAX_ID_CHARS:
             return found
-        raise self._failed(unreadable(answer))
+        failure = unreadable(answer)
+        self._metrics.provider_errors.labels(provider=self._provider_id, status=failure.status_label).inc()
+        raise StorageError(without_secret(failure, self._client.secret))
 
 
 class ProviderStorages:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 from uuid import UUID
+
+AttemptReason = Literal["first", "worker_lost", "drain"]
 
 RUN_TURN = "run_turn"
 INDEX_ATTACHMENT = "index_attachment"
@@ -34,6 +36,8 @@ class RunTurn:
     turn_id: UUID
     attempt: int
     traceparent: str | None = None
+    reason: AttemptReason = "first"
+    """Why there is this attempt."""
 
     @property
     def job_id(self) -> str:
@@ -41,7 +45,7 @@ class RunTurn:
         return f"{self.turn_id}:{self.attempt}"
 
     def to_kwargs(self) -> dict[str, str | int]:
-        kwargs: dict[str, str | int] = {"turn_id": str(self.turn_id), "attempt": self.attempt}
+        kwargs: dict[str, str | int] = {"turn_id": str(self.turn_id), "attempt": self.attempt, "reason": self.reason}
         if self.traceparent is not None:
             kwargs["traceparent"] = self.traceparent
         return kwargs

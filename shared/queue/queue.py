@@ -48,6 +48,11 @@ class PickedJob(NamedTuple):
         name, _, kwargs, _, _ = deserialize_job_raw(self.content or b"", deserializer=deserialize)
         return name, kwargs
 
+    @property
+    def enqueued_ms(self) -> int:
+        """When it was enqueued, in epoch milliseconds. Raises as `read` does."""
+        return deserialize_job_raw(self.content or b"", deserializer=deserialize)[4]
+
 
 class TurnQueue:
     """Enqueues jobs and hands them to workers. Every method may raise what `REDIS_FAILURE` names."""

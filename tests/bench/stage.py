@@ -88,6 +88,7 @@ async def stage(
                 workers=workers,
                 provider_timeouts=None,
                 make_catalog=make_catalog,
+                with_metrics=False,
                 **variables,
             )
         )

@@ -67,7 +67,7 @@ class OneProvider(ProviderRegistry):
     """A registry in which everything is served by the same provider."""
 
     def __init__(self, provider: Provider) -> None:
-        super().__init__(ProviderClients({}))
+        super().__init__(ProviderClients({}), Metrics("test"))
         self._provider = provider
 
     def get(self, provider_id: str, tenant_id: UUID, otherwise: ProviderConfig | None = None) -> Provider:  # noqa: ARG002

@@ -28,7 +28,6 @@ from shared.logs import log_fields
 from shared.metrics import Metrics
 from shared.providers.storage import ProviderStorage, ProviderStorages, StorageError
 from shared.queue.jobs import IndexAttachment
-from shared.trace import TraceContext, current_trace
 from worker.attachments.failed import FailedAttachments
 from worker.attachments.vector_store import ChatVectorStores, StoreOfAnotherBackendError, VectorStoreError
 
@@ -56,15 +55,12 @@ async def index_attachment(
     tenant_id: str,
     chat_id: str,
     attachment_id: str,
-    traceparent: str | None = None,
     **_future: Any,
 ) -> None:
     """The queue's entry point. Members that a newer release adds to the payload are ignored."""
     indexer: Indexer = ctx[INDEXER]
-    trace = TraceContext.from_header(traceparent)
-    current_trace.set(trace)
-    with log_fields(trace_id=trace.trace_id, chat_id=chat_id, processing_stage="index"):
-        await indexer.index(IndexAttachment(UUID(tenant_id), UUID(chat_id), UUID(attachment_id), traceparent))
+    with log_fields(tenant_id=tenant_id, chat_id=chat_id, requester_type="user", processing_stage="index"):
+        await indexer.index(IndexAttachment(UUID(tenant_id), UUID(chat_id), UUID(attachment_id)))
 
 
 @dataclass(frozen=True)

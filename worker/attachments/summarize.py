@@ -33,7 +33,7 @@ from shared.providers.storage import backend_of
 from shared.queue.jobs import SummarizeDocument
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
-from shared.trace import TraceContext, current_trace
+from shared.trace import current_traceparent
 from shared.turns.context import PlannedMessage
 from shared.turns.lifecycle import TokenUsage
 from shared.turns.tools import AvailableFiles, IncludedTools, include_tools
@@ -73,14 +73,11 @@ async def summarize_document(
     chat_id: str,
     attachment_id: str,
     system_request_id: str,
-    traceparent: str | None = None,
     **_future: Any,
 ) -> None:
     """The queue's entry point. Members that a newer release adds to the payload are ignored."""
     summarizer: DocumentSummarizer = ctx[SUMMARIZER]
-    trace = TraceContext.from_header(traceparent)
-    current_trace.set(trace)
-    with log_fields(trace_id=trace.trace_id, chat_id=chat_id, processing_stage="summarize"):
+    with log_fields(tenant_id=tenant_id, chat_id=chat_id, requester_type="system", processing_stage="summarize"):
         await summarizer.summarize(
             SummarizeDocument(UUID(tenant_id), UUID(chat_id), UUID(attachment_id), UUID(system_request_id))
         )
@@ -100,13 +97,12 @@ class DocumentSummarizer:
 
     async def schedule(self, attachment: Attachment) -> None:
         """Have a document that has just become ready summarized. Without Valkey it goes without."""
-        trace = current_trace.get()
         job = SummarizeDocument(
             attachment.tenant_id,
             attachment.chat_id,
             attachment.id,
             system_request_id=new_uuid4(),
-            traceparent=None if trace is None else trace.header,
+            traceparent=current_traceparent(),
         )
         try:
             await self.queue.enqueue(job)

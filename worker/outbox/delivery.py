@@ -20,13 +20,17 @@ from datetime import timedelta
 from itertools import count
 from typing import Final
 
+from opentelemetry.trace import SpanKind
+
 from shared.db.engine import Sessions, single_statement
+from shared.logs import log_fields
 from shared.metrics import Metrics
 from shared.outbox.repository import Claim, Held, Message, OutboxRepository, Retry, slots_of
 from shared.outbox.retries import retry_delay
 from shared.periodic import every
 from shared.settings import OutboxSettings
 from shared.tasks import BackgroundTasks
+from shared.trace import current_trace_id, received, span
 from worker.outbox.handlers import Handler, RejectedMessageError
 from worker.outbox.lanes import Lane, LeaseLostError, lanes_of, renew_leases
 from worker.outbox.settlement import Dead, Delivered, Settlement, Settler
@@ -169,7 +173,11 @@ class Delivery:
     async def _try_to_deliver(self, message: Message, held: Held) -> Settlement:
         handler = self._handlers[message.queue]
         try:
-            await handler.handle(message)
+            with (
+                span(f"outbox {message.queue}", within=received(None), kind=SpanKind.CONSUMER),
+                log_fields(trace_id=current_trace_id(), processing_stage="deliver"),
+            ):
+                await handler.handle(message)
         except RejectedMessageError as error:
             return Dead(held, reason=f"rejected: {error}")
         except Exception as error:

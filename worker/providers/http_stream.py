@@ -69,9 +69,14 @@ class Dialect:
 class HttpProvider:
     """A provider behind one client; many calls at a time."""
 
-    def __init__(self, client: ProviderClient, dialect: Dialect) -> None:
+    def __init__(self, client: ProviderClient, dialect: Dialect, *, on_retry: Callable[[], object]) -> None:
+        """
+        Args:
+            on_retry: called before a call is sent again because of a 429.
+        """
         self._client = client
         self._dialect = dialect
+        self._on_retry = on_retry
         self._draining = BackgroundTasks()
         self._finished: set[HttpStream] = set()
 
@@ -86,7 +91,7 @@ class HttpProvider:
         with self._call() as call:
             on_requested()
             try:
-                stream = await _with_one_retry(lambda: self._attempt(path, body, total_by), total_by)
+                stream = await self._with_one_retry(lambda: self._attempt(path, body, total_by), total_by)
             except _FAILURES as error:
                 raise self._failed(call, error) from None  # the cause repeats the provider's text
             call.has_answer()
@@ -112,7 +117,7 @@ class HttpProvider:
         with self._call() as call:
             on_requested()
             try:
-                data = await _with_one_retry(lambda: self._fetch(path, body), total_by)
+                data = await self._with_one_retry(lambda: self._fetch(path, body), total_by)
                 answer = self._dialect.read_answer(data)
             except _FAILURES as error:
                 raise self._failed(call, error) from None  # the cause repeats the provider's text
@@ -123,6 +128,19 @@ class HttpProvider:
         await self._draining.aclose()
         while self._finished:  # a task that is cancelled before its first step closes nothing
             await self._finished.pop().aclose()
+
+    async def _with_one_retry(self, attempt: Callable[[], Awaitable[T]], total_by: float) -> T:
+        """What `attempt` gives, the second one if the first was told to come back soon."""
+        async with asyncio.timeout_at(total_by):
+            try:
+                return await attempt()
+            except openai.RateLimitError as error:
+                delay = retry_delay(error.response.headers.get("retry-after"), now=time.time())
+                if delay is None:
+                    raise
+            await asyncio.sleep(delay)
+            self._on_retry()
+            return await attempt()
 
     def _call(self) -> CircuitCall:
         try:
@@ -257,19 +275,6 @@ class HttpStream:
     def _accept(self, events: tuple[ProviderEvent, ...]) -> None:
         self._pending.extend(events)
         self.has_completed = isinstance(events[-1], Completed)
-
-
-async def _with_one_retry(attempt: Callable[[], Awaitable[T]], total_by: float) -> T:
-    """What `attempt` gives, the second one if the first was told to come back soon."""
-    async with asyncio.timeout_at(total_by):
-        try:
-            return await attempt()
-        except openai.RateLimitError as error:
-            delay = retry_delay(error.response.headers.get("retry-after"), now=time.time())
-            if delay is None:
-                raise
-        await asyncio.sleep(delay)
-        return await attempt()
 
 
 def retry_delay(retry_after: str | None, *, now: float) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from uuid import UUID
 
+from shared.metrics import Metrics
 from shared.model_catalog.catalog import ProviderConfig, ProviderKind
 from shared.providers.client import ProviderClient, ProviderClients
 from worker.providers import openai_chat_completions, openai_responses, vllm_responses
@@ -27,8 +28,9 @@ DIALECTS: Mapping[ProviderKind, Dialect] = {
 class ProviderRegistry:
     """The providers of a process, which generate over connections that are not its own."""
 
-    def __init__(self, clients: ProviderClients) -> None:
+    def __init__(self, clients: ProviderClients, metrics: Metrics) -> None:
         self._clients = clients
+        self._metrics = metrics
         self._providers: dict[ProviderClient, HttpProvider] = {}
 
     def get(self, provider_id: str, tenant_id: UUID, otherwise: ProviderConfig | None = None) -> Provider:
@@ -39,7 +41,11 @@ class ProviderRegistry:
         """
         client = self._clients.get(provider_id, tenant_id, otherwise)
         if client not in self._providers:
-            self._providers[client] = HttpProvider(client, DIALECTS[client.config.kind])
+            self._providers[client] = HttpProvider(
+                client,
+                DIALECTS[client.config.kind],
+                on_retry=self._metrics.provider_retries.labels(provider_id, "rate_limited").inc,
+            )
         return self._providers[client]
 
     async def aclose(self) -> None:

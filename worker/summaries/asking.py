@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Final
 
 from shared.metrics import Metrics
 from shared.model_catalog.catalog import Catalog, CatalogModel
+from shared.providers.calls import provider_call
 from worker.providers.base import Completion, GenerationRequest, ProviderError
 from worker.providers.registry import ProviderRegistry
 
@@ -37,14 +37,13 @@ async def ask(generation: GenerationRequest, *, providers: ProviderRegistry, met
     Raises:
         ProviderError: there is none.
     """
-    provider_id = generation.model.provider_id
-    labels = {"provider": provider_id, "endpoint": ENDPOINT}
-    provider = providers.get(provider_id, generation.tenant_id)
-    began = time.monotonic()
-    try:
-        completion = await provider.complete(generation, on_requested=metrics.provider_requests.labels(**labels).inc)
-    except ProviderError as error:
-        metrics.provider_errors.labels(provider=provider_id, status=error.failure.status_label).inc()
-        raise
-    metrics.provider_latency_ms.labels(**labels).observe((time.monotonic() - began) * 1000)
+    model = generation.model
+    provider = providers.get(model.provider_id, generation.tenant_id)
+    with provider_call(metrics, provider=model.provider_id, endpoint=ENDPOINT, model=model.id) as call:
+        try:
+            completion = await provider.complete(generation, on_requested=call.send)
+        except ProviderError as error:
+            call.fail(error.failure)
+            raise
+        call.answer()
     return completion

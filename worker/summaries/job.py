@@ -22,6 +22,7 @@ from shared.chats.tables import Chat
 from shared.clock import Clock
 from shared.db.engine import Sessions
 from shared.db.transaction import run_transaction
+from shared.logs import log_fields
 from shared.messages.tables import Message
 from shared.metrics import Metrics
 from shared.model_catalog.catalog import CatalogModel
@@ -87,12 +88,14 @@ class ThreadSummaryJob:
             ProviderError, EmptySummaryError: no summary was had; nothing has changed.
         """
         request = SummaryRequest.parse(message.payload)
-        try:
-            await self.update(request)
-        except Exception:
-            if message.attempts + 1 >= self.max_attempts:
-                self.metrics.summary_fallback.inc()
-            raise
+        fields = {"chat_id": str(request.chat_id), "tenant_id": str(request.tenant_id), "requester_type": "system"}
+        with log_fields(**fields, processing_stage="summarize"):
+            try:
+                await self.update(request)
+            except Exception:
+                if message.attempts + 1 >= self.max_attempts:
+                    self.metrics.summary_fallback.inc()
+                raise
 
     async def update(self, request: SummaryRequest) -> bool:
         """As `handle`; whether this call has committed a summary."""
@@ -110,6 +113,7 @@ class ThreadSummaryJob:
         )
         if is_committed:
             self._count("success")
+            self.metrics.outbox_enqueue.labels(kind=outbox.USAGE_SNAPSHOT, result="ok").inc()
         return is_committed
 
     async def _find_task(self, session: AsyncSession, request: SummaryRequest) -> _Task | None:

@@ -97,7 +97,7 @@ async def test_a_document_is_summarized_by_its_chats_model(stage: StorageStage, 
     tree = acceptance_catalog(provider_port=stage.port)
     catalog = catalog_in_force(tree)
     clients = ProviderClients(catalog.loaded.providers)
-    providers = ProviderRegistry(clients)
+    providers = ProviderRegistry(clients, stage.metrics)
     summarizer = a_summarizer(stage, queue, providers, tree=tree)
     job = await scheduled(summarizer, attachment)
     await summarizer.summarize(job)

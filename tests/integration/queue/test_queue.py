@@ -46,7 +46,7 @@ class Worker:
     ran: list[str] = field(default_factory=list)
     release: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def run_turn(self, _ctx: dict[str, Any], *, turn_id: str, attempt: int) -> None:
+    async def run_turn(self, _ctx: dict[str, Any], *, turn_id: str, attempt: int, **_: Any) -> None:
         self.ran.append(f"{turn_id}:{attempt}")
         await self.release.wait()
 

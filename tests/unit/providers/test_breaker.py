@@ -140,7 +140,7 @@ class Provider:
     def __init__(self, config: ProviderConfig) -> None:
         self.metrics = Metrics("test")
         self.clients = ProviderClients({"main": config}, on_circuit_open=self._count)
-        self.registry = ProviderRegistry(self.clients)
+        self.registry = ProviderRegistry(self.clients, self.metrics)
         self.storage = ProviderStorages(self.clients, self.metrics).of_provider("main", TENANT)
         self.asked = 0
 
