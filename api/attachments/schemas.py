@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.schemas import Omittable, Timestamp, Uuid
+from shared.attachments.media_types import CSV, MEDIA_TYPES, UNKNOWN_TYPE
 from shared.attachments.tables import Attachment
 
 ShownStatus = Literal["pending", "ready", "failed"]
@@ -36,7 +37,7 @@ UPLOAD_BODY: Final[dict[str, Any]] = {
                         }
                     },
                 },
-                "encoding": {"file": {"contentType": "application/octet-stream"}},
+                "encoding": {"file": {"contentType": ", ".join([UNKNOWN_TYPE, CSV, *MEDIA_TYPES])}},
             }
         },
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -68,8 +68,14 @@ def cpu_secs(process: Process) -> float:
 
 
 @asynccontextmanager
-async def stage(*, apis: int, workers: int, **variables: str) -> AsyncIterator[Stage]:
-    """Start everything for the length of the block."""
+async def stage(
+    *,
+    apis: int,
+    workers: int,
+    make_catalog: Callable[..., dict[str, Any]] = acceptance_catalog,
+    **variables: str,
+) -> AsyncIterator[Stage]:
+    """Start everything for the length of the block; the arguments are those of `deployment`."""
     async with AsyncExitStack() as stack:
         engines = stack.enter_context(TestEngines())
         settings = Settings(database=DatabaseSettings.model_validate({"url": engines.database_url}))
@@ -81,7 +87,7 @@ async def stage(*, apis: int, workers: int, **variables: str) -> AsyncIterator[S
                 apis=apis,
                 workers=workers,
                 provider_timeouts=None,
-                make_catalog=acceptance_catalog,
+                make_catalog=make_catalog,
                 with_metrics=False,
                 **variables,
             )

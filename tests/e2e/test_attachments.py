@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -29,6 +30,7 @@ from tests.support.uploads import (
     send_file,
     uploaded,
 )
+from tests.support.waiting import wait_until
 
 both_storages = pytest.mark.parametrize("model", [STANDARD, PREMIUM], ids=["openai", "azure"])
 
@@ -156,6 +158,29 @@ async def test_71_what_a_message_refers_to_stays_and_all_else_can_be_deleted(
         assert (await client.delete(attachments_path(chat_id, spare["id"]))).status_code == 204
     assert_problem(await client.get(attachments_path(chat_id, spare["id"])), 404, "attachment_not_found")
     assert (await client.get(attachments_path(chat_id, sent["id"]))).json() == sent
+
+    async def is_removed() -> bool:
+        return (await provider_files(product, chat_id)).keys() == {sent["id"]}
+
+    await wait_until(is_removed)
+
+
+@both_storages
+async def test_a_chat_that_is_deleted_during_an_upload_leaves_nothing(
+    client: httpx.AsyncClient, product: Deployment, model: str
+) -> None:
+    """The provider has the file only after the chat's own cleanup."""
+    chat_id = await create_chat(client, model=model)
+    product.queue_scripts({"storage": "files", "delay_ms": 1_500})
+    sending = asyncio.ensure_future(send_file(client, chat_id))
+    await wait_until(lambda: product.provider_requests(chat_id))
+    assert (await client.delete(f"/chats/{chat_id}")).status_code == 204
+    assert_problem(await sending, 404, "chat_not_found")
+
+    async def is_removed() -> bool:
+        return not await provider_files(product, chat_id)
+
+    await wait_until(is_removed)
 
 
 @both_storages

@@ -79,7 +79,8 @@ class ChatCleanup:
                     )
                 except StorageError as error:
                     if failures + 1 >= self.files.max_attempts:
-                        raise RejectedMessageError(f"the vector store could not be removed: {error}") from None
+                        left = f"{failed_files} files and the vector store" if failed_files else "the vector store"
+                        raise RejectedMessageError(f"{left} could not be removed: {error}") from None
                     self.removal.count_retry("vector_store", error)
                     raise
             async with self.sessions.begin() as session:

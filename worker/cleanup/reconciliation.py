@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Text, cast, or_, select
+from sqlalchemy import Text, and_, cast, select, union
 
 from shared.attachments.tables import Attachment, ChatVectorStore
 from shared.chats.tables import Chat
@@ -30,14 +30,18 @@ logger = logging.getLogger(__name__)
 # Any number will do, if it is ours.
 RECONCILIATION_LOCK: Final = 7_243_909
 
+# Both from what is rare: there are few files to remove, and few vector stores of deleted chats.
+_WITH_REMAINS: Final = union(
+    select(Attachment.chat_id).where(Attachment.cleanup_status == "pending"),
+    select(ChatVectorStore.chat_id)
+    .join(Chat, and_(Chat.tenant_id == ChatVectorStore.tenant_id, Chat.id == ChatVectorStore.chat_id))
+    .where(Chat.deleted_at.is_not(None)),
+)
 _UNFINISHED: Final = (
     select(Chat.id, Chat.tenant_id, Chat.deleted_at)
     .where(
         Chat.deleted_at.is_not(None),
-        or_(
-            select(Attachment.id).where(Attachment.chat_id == Chat.id, Attachment.cleanup_status == "pending").exists(),
-            select(ChatVectorStore.id).where(ChatVectorStore.chat_id == Chat.id).exists(),
-        ),
+        Chat.id.in_(_WITH_REMAINS),
         ~select(OutboxMessage.id)
         .where(
             OutboxMessage.queue == CHAT_CLEANUP,

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
+from uuid import UUID
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from shared.attachments.tables import Attachment
+from api.attachments import rows
+from shared.attachments.tables import Attachment, ChatVectorStore
+from shared.chats.tables import Chat
+from shared.clock import SystemClock
+from shared.db.engine import Sessions
+from shared.db.transaction import run_transaction
+from shared.ids import new_uuid7
 from shared.quotas.tables import QuotaUsage
 from tests.integration.attachments.conftest import OpenPlace, Place
 from tests.support.catalogs import NANO, PREMIUM, STANDARD
@@ -30,6 +39,8 @@ from tests.support.uploads import (
     uploaded,
 )
 from tests.support.waiting import wait_until
+
+T = TypeVar("T")
 
 PDF = {"filename": "a.pdf", "content_type": "application/pdf"}
 PNG = {"filename": "a.png", "content_type": "image/png"}
@@ -301,3 +312,54 @@ async def test_hostile_names_are_stored_harmless(place: Place) -> None:
 async def test_a_zip_that_says_it_is_a_pdf_is_taken_for_what_it_says(place: Place) -> None:
     shown = await uploaded(place.client, place.chat_id, b"PK\x03\x04", **PDF)
     assert shown["content_type"] == "application/pdf"
+
+
+async def test_the_files_of_a_chat_stay_with_one_provider(place: Place) -> None:
+    """Its store is where its documents are; what is not searched may be elsewhere."""
+    await uploaded(place.client, place.chat_id)
+    store = ChatVectorStore(
+        id=new_uuid7(),
+        tenant_id=place.user.tenant_id,
+        chat_id=UUID(place.chat_id),
+        provider="another",
+        created_at=SystemClock().now(),
+    )
+    async with place.api.context.sessions.begin() as session:
+        session.add(store)
+    assert_problem(await send_file(place.client, place.chat_id), 409, "provider_mismatch")
+    await uploaded(place.client, place.chat_id, image(), **PNG)
+
+
+async def test_a_chat_whose_model_is_gone_goes_on_with_the_default_one(place: Place) -> None:
+    async with place.api.context.sessions.begin() as session:
+        await session.execute(update(Chat).values(model="gone"))
+    await uploaded(place.client, place.chat_id, b"x" * 25_600 * 1024)
+    assert (await place.row()).storage_backend == "azure"
+    assert_problem(await send_file(place.client, place.chat_id, b"x", **SHEET), 422, "validation_error")
+
+
+async def test_without_a_queue_a_document_is_left_to_the_workers(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def away(*_: object) -> bool:
+        raise RedisConnectionError
+
+    monkeypatch.setattr(type(place.api.context.queue), "enqueue", away)
+    assert (await uploaded(place.client, place.chat_id))["status"] == "pending"
+    assert (await place.row()).status == "uploaded"
+
+
+async def test_without_a_database_a_row_is_left_to_the_workers(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client is told to come again; whoever finds the row finds the file by its name."""
+    transactions = []
+
+    async def run(sessions: Sessions, work: Callable[[AsyncSession], Awaitable[T]]) -> T:
+        transactions.append(work)
+        if len(transactions) > 1:
+            raise ConnectionRefusedError
+        return await run_transaction(sessions, work)
+
+    monkeypatch.setattr(rows, "run_transaction", run)
+    assert_problem(await send_file(place.client, place.chat_id), 503, "service_unavailable")
+    row, (file,) = await place.row(), await place.provider.files()
+    assert (row.status, row.provider_file_id) == ("pending", None)
+    assert file["filename"] == f"{place.chat_id}_{row.id}.txt"
+    assert len(transactions) == 3

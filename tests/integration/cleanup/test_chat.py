@@ -129,6 +129,16 @@ async def test_a_vector_store_that_cannot_be_deleted_is_left_to_an_operator(scen
     assert scene.count("cleanup_retry_total", resource_type="vector_store", reason="provider_error") > 0
 
 
+async def test_what_is_at_a_provider_that_the_catalog_has_no_more_is_left_to_an_operator(scene: Scene) -> None:
+    chat_id = await scene.add_chat(files=1)
+    await scene.add_file(chat_id, storage_backend="gone")
+    await scene.delete_chat(chat_id)
+    await scene.deliver_all()
+    assert sorted(map(str, await scene.statuses(chat_id))) == ["done", "failed"]
+    assert not await scene.has_store_row(chat_id)
+    assert len(await dead_letters(scene.sessions)) == 1
+
+
 @pytest.mark.parametrize(("call", "answer"), [("file_delete", {"terminal": "reset"}), ("any", {"http_status": 429})])
 async def test_a_passing_failure_costs_no_try(scene: Scene, call: str, answer: dict[str, Any]) -> None:
     chat_id = await scene.add_chat(files=1)
@@ -322,7 +332,7 @@ async def test_a_worker_killed_before_the_delivery_is_noted_repeats_in_vain(scen
 
 
 async def test_a_hundred_chats_are_cleaned_up_while_every_third_call_fails(scene: Scene) -> None:
-    chats = await asyncio.gather(*(scene.add_chat(files=2) for _ in range(100)))
+    chats = await asyncio.gather(*(scene.add_chat(files=1) for _ in range(100)))
     for chat_id in chats:
         await scene.delete_chat(chat_id)
     await scene.provider.script("any", every=3, times=None, http_status=503)
@@ -330,7 +340,7 @@ async def test_a_hundred_chats_are_cleaned_up_while_every_third_call_fails(scene
     assert await scene.provider.held() == NOTHING
     assert await dead_letters(scene.sessions) == []
     for chat_id in chats:
-        assert await scene.statuses(chat_id) == ["done", "done"]
+        assert await scene.statuses(chat_id) == ["done"]
         assert not await scene.has_store_row(chat_id)
 
 
@@ -343,6 +353,7 @@ async def test_chats_whose_provider_fails_for_ever_are_shown_as_failed(scene: Sc
     await scene.deliver_all()
     letters = await dead_letters(scene.sessions)
     assert {letter.partition_key for letter in letters} == {str(chat_id) for chat_id in chats}
+    assert all("1 files and the vector store" in (letter.reason or "") for letter in letters)
     assert all(letter.failed_at >= began for letter in letters)
     for chat_id in chats:
         assert await scene.statuses(chat_id) == ["failed"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -100,6 +101,15 @@ async def test_bodies_that_are_wrong_or_cut_short_are_refused(whole: bytes) -> N
     for pieces in ([whole], [whole[:20], whole[20:]], [bytes([byte]) for byte in whole]):
         with pytest.raises(InvalidError):
             await read(reader_of(*pieces))
+
+
+@given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 255)), min_size=1, max_size=4), st.integers(1, 90))
+async def test_whatever_is_broken_it_is_read_or_refused(flips: list[tuple[int, int]], size: int) -> None:
+    whole = bytearray(body(part(b"hello"), part(b"\r\n--a-boundary" * 3)))
+    for place, byte in flips:
+        whole[place % len(whole)] = byte
+    with suppress(InvalidError):
+        await read(reader_of(*small_pieces(bytes(whole), [size] * 9)))
 
 
 async def test_no_more_is_read_than_a_body_may_have() -> None:
