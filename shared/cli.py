@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from importlib import import_module, metadata
 
 from shared.config.command_line import add_parser as add_config_parser
-from shared.console import EXIT_CONFIGURATION, fail
+from shared.console import EXIT_CONFIGURATION, EXIT_FAILURE, fail
 from shared.doctor.command_line import add_parser as add_doctor_parser
 from shared.embedded.errors import EngineError
 from shared.embedded.ports import LOOPBACK
@@ -123,7 +123,13 @@ def _demo_provider(options: argparse.Namespace) -> None:
 
 def _operate(command: str, options: argparse.Namespace) -> int:
     run = import_module(f"shared.{command}.commands").run
-    code: int = run(load_settings(), options)
+    try:
+        code: int = run(load_settings(), options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read has seen enough. At exit Python would flush once more, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILURE
     return code
 
 
