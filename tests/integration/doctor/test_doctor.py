@@ -225,9 +225,7 @@ async def test_a_server_that_will_not_do_is_found(
     ("offset_secs", "took_secs", "status"),
     [(0, 0, "ok"), (3, 0, "warn"), (-3, 0, "warn"), (60, 0, "fail"), (3, 5, "ok")],
 )
-def test_a_clock_is_judged_by_what_the_question_does_not_explain(
-    offset_secs: int, took_secs: int, status: str
-) -> None:
+def test_a_clock_is_judged_by_what_the_question_does_not_explain(offset_secs: int, took_secs: int, status: str) -> None:
     answered_at = NOW + timedelta(seconds=took_secs)
     theirs = NOW + timedelta(seconds=offset_secs)
     assert check_clock("x", theirs, asked_at=NOW, answered_at=answered_at).status == status

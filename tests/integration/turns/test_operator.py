@@ -93,10 +93,15 @@ async def test_a_turn_s_history_is_shown_without_what_was_said(
     settings: Settings, sessions: Sessions, valkey: Valkey, log: EventLog, finalizer: TurnFinalizer
 ) -> None:
     """Attempts and events by id and kind, what it has cost, and the messages that tell of it."""
-    reserve = {"reserve_tokens": 1_000, "reserved_credits_micro": 9_000, "policy_version_applied": 1}
-    floor = {"minimal_generation_floor_applied": 50, "daily_period_start": NOW.date()}
-    month = {"monthly_period_start": NOW.date().replace(day=1)}
-    turn = await insert_turn(sessions, **(HELD | {"attempt": 2, "lost_attempts": 1}), **reserve, **floor, **month)
+    reserve = {
+        "reserve_tokens": 1_000,
+        "reserved_credits_micro": 9_000,
+        "policy_version_applied": 1,
+        "minimal_generation_floor_applied": 50,
+        "daily_period_start": NOW.date(),
+        "monthly_period_start": NOW.date().replace(day=1),
+    }
+    turn = await insert_turn(sessions, **(HELD | reserve | {"attempt": 2, "lost_attempts": 1}))
     await say(log, turn, "lost")
     await say(log, turn, SECRET_WORDS, "!", attempt=2)
     running = await turns(settings, "show", turn.id)
@@ -106,7 +111,8 @@ async def test_a_turn_s_history_is_shown_without_what_was_said(
     ending = Ending.completed(text=SECRET_WORDS + "!", usage=TokenUsage(100, 20), response_id="resp_1")
     assert await finalizer.finalize(turn, ending, attempt=2) is not None
     shown = (await turns(settings, "show", "--json", f"{turn.chat_id}/{turn.request_id}")).json
-    assert (shown["turn"]["id"], shown["turn"]["phase"], shown["turn"]["lost_attempts"]) == (str(turn.id), "completed", 1)
+    told = {name: shown["turn"][name] for name in ("id", "phase", "lost_attempts")}
+    assert told == {"id": str(turn.id), "phase": "completed", "lost_attempts": 1}
     runs = [(one["event"], one["first_id"], one["last_id"], one["count"]) for one in shown["events"]]
     assert runs == [
         ("stream_started", "0-1", "0-1", 1),

@@ -69,7 +69,7 @@ async def test_a_configuration_that_cannot_be_used_is_refused_without_its_values
 
 @given(
     scheme=st.sampled_from(["postgresql", "redis", "rediss", "unix", "https"]),
-    password=st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1, max_size=12).map(lambda text: f"§{text}§"),
+    password=st.text(st.characters(categories=["L", "N", "P", "S"]), max_size=12).map(lambda text: f"§{text}§"),
     user=st.sampled_from(["", "app"]),
     rest=st.sampled_from(["host", "host:5432/name", "host/0?db=1", "/run/redis.sock"]),
 )
