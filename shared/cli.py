@@ -134,7 +134,12 @@ def _operate(command: str, options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mini-chat", description="Multi-tenant AI chat backend")
+    parser = argparse.ArgumentParser(
+        prog="mini-chat",
+        description="Multi-tenant AI chat backend",
+        epilog="Exit codes: 0, done and nothing is wrong; 1, something is wrong, was not found or could not be done;"
+        " 2, wrong usage or configuration.",
+    )
     parser.add_argument("--version", action="version", version=f"mini-chat {_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     run = commands.add_parser("run", help="run the whole system on this machine")

@@ -152,7 +152,7 @@ async def test_a_turn_that_nobody_holds_is_ended_at_once(
     stopped = await turns(settings, "cancel", turn.id)
     assert (stopped.code, stopped.out) == (0, f"{turn.id}: has ended; the text so far is kept\n")
     stored = await get_turn(sessions, turn)
-    assert (stored.state, stored.cancel_trigger) == ("cancelled", "internal")
+    assert (stored.state, stored.cancel_trigger) == ("cancelled", "user_stop")
     newest = await log.newest(TurnKeys(turn.chat_id, turn.request_id))
     assert newest is not None
     assert newest.event == b"error"

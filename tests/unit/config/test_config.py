@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,6 +61,19 @@ async def test_a_table_has_a_row_for_each_key() -> None:
     assert header.split() == ["KEY", "VALUE", "SOURCE"]
     assert len(rows) == len((await mini_chat("config", "--json")).json["settings"])
     assert any(row.startswith("context.web_search_guard") and "two lines" in row for row in rows)
+
+
+def test_a_reader_that_has_seen_enough_is_no_failure() -> None:
+    """Of a command with more output than a pipe holds, by the shell's account of both."""
+    script = Path(sys.executable).with_name("mini-chat")
+    guard = "x" * 100_000
+    ended = subprocess.run(
+        ["/bin/sh", "-c", f"{sys.executable} {script} config --json | head -n 1"],
+        env={"PATH": os.environ["PATH"], "MINI_CHAT_CONTEXT__WEB_SEARCH_GUARD": guard},
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.stdout, ended.stderr) == ("{\n", "")
 
 
 async def test_a_configuration_that_cannot_be_used_is_refused_without_its_values() -> None:
