@@ -6,15 +6,18 @@ import asyncio
 from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Final
+from uuid import UUID
 
-import httpx2
 from openai import APIConnectionError, APIError, APIStatusError
 
 from shared.doctor.findings import Finding, fail, ok, warn
-from shared.model_catalog.catalog import Catalog, ProviderConfig
-from shared.providers.client import ProviderClient, build_client
+from shared.model_catalog.catalog import Catalog
+from shared.providers.client import ProviderClient, ProviderClients
 
 TIMEOUT_SECS: Final = 15.0
+
+_ANY_TENANT: Final = UUID(int=0)
+"""One that the catalog says nothing particular of."""
 
 _HAS_NO_LIST: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED})
 _REFUSES: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
@@ -22,16 +25,18 @@ _REFUSES: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 
 async def check_providers(catalog: Catalog) -> list[Finding]:
     """All of them at once, as each tenant reaches them."""
-    tls = httpx2.create_ssl_context()
-    targets = list(_targets(catalog))
-    return list(await asyncio.gather(*(_check(name, build_client(config, tls=tls)) for name, config in targets)))
+    clients = ProviderClients(catalog.providers)
+    try:
+        return list(await asyncio.gather(*(_check(name, client) for name, client in _targets(catalog, clients))))
+    finally:
+        await clients.aclose()
 
 
-def _targets(catalog: Catalog) -> Iterator[tuple[str, ProviderConfig]]:
+def _targets(catalog: Catalog, clients: ProviderClients) -> Iterator[tuple[str, ProviderClient]]:
     for provider_id, config in catalog.providers.items():
-        yield f"provider {provider_id}", config
+        yield f"provider {provider_id}", clients.get(provider_id, _ANY_TENANT)
         for tenant_id in config.tenant_overrides:
-            yield f"provider {provider_id} of tenant {tenant_id}", config.for_tenant(tenant_id)
+            yield f"provider {provider_id} of tenant {tenant_id}", clients.get(provider_id, tenant_id)
 
 
 async def _check(check: str, client: ProviderClient) -> Finding:
@@ -50,8 +55,6 @@ async def _check(check: str, client: ProviderClient) -> Finding:
         return fail(check, seen, "check host, port, TLS and firewalls")
     except APIError as error:
         return warn(check, f"{host} answers with no list of models ({type(error).__name__})", "check api_path")
-    finally:
-        await client.aclose()
     return ok(check, f"{host} answers" + (" and takes the key" if client.secret is not None else ", no key is sent"))
 
 

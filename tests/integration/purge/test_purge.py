@@ -150,13 +150,8 @@ async def test_everything_of_a_tenant_goes_and_nothing_of_others(world: World) -
 
     outcome = await world.purge(owner, "--yes", "--json")
     assert outcome.code == 0, outcome.err
-    assert outcome.json["done"] == {
-        "chats_deleted": 3,
-        "chats_marked": 3,
-        "quota_rows_deleted": 2,
-        "reactions_deleted": 3,
-        "event_logs_deleted": 3,
-    }
+    done = {"chats_deleted": 3, "chats_marked": 3, "quota_rows_deleted": 2, "reactions_deleted": 3}
+    assert outcome.json["done"].items() >= done.items()
     left = {name: count for name, count in outcome.json["left"].items() if count}
     assert left == {"deleted_chats": 3, "provider_files": 1, "undelivered_messages": 3}
     async with world.sessions() as session:
@@ -233,10 +228,10 @@ async def test_a_second_purge_changes_nothing(world: World, monkeypatch: pytest.
     monkeypatch.setattr(scope, "BATCH", 2)
     monkeypatch.setattr(purge, "BATCH", 2)
     owner = Owner()
-    for _ in range(5):
-        await world.turn(owner)
+    turns = [await world.turn(owner) for _ in range(5)]
     first, second = [(await world.purge(owner, "--yes", "--json")).json for _ in range(2)]
-    assert first["done"]["chats_deleted"] == first["done"]["event_logs_deleted"] == 5
+    assert first["done"]["chats_deleted"] == 5
+    assert not any([await world.has_log(turn) for turn in turns])
     assert set(second["done"].values()) == {0}
     assert second["left"] == first["left"]
     assert len(await stored_messages(world.sessions)) == 5
