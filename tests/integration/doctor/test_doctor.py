@@ -14,6 +14,7 @@ from shared.clock import SystemClock
 from shared.db.engine import Sessions
 from shared.doctor.clocks import check_clock
 from shared.doctor.redis_server import check_redis
+from shared.ids import new_uuid4
 from shared.outbox.tables import OutboxDeadLetter
 from shared.settings import Settings
 from shared.valkey.client import Valkey, open_valkey
@@ -118,6 +119,24 @@ async def test_a_provider_that_refuses_the_key_is_found(
     assert sorted(provider.requests) == ["GET /openai/v1/models?api-version=v1", "GET /v1/models"]
     provider.wanted_key = "sk-s3cr3t"
     assert (await doctor.findings())["provider openai"]["seen"].endswith("takes the key")
+
+
+async def test_a_tenant_with_a_key_of_its_own_is_asked_for_with_that(
+    doctor: Doctor, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROVIDER_KEY", "of all")
+    monkeypatch.setenv("TENANT_KEY", "of one")
+    tenant_id = str(new_uuid4())
+    doctor.catalog["providers"]["openai"] |= {
+        "auth_header": "Authorization",
+        "auth_prefix": "Bearer ",
+        "auth_secret": "env:PROVIDER_KEY",
+        "tenant_overrides": {tenant_id: {"host": "localhost", "auth_secret": "env:TENANT_KEY"}},
+    }
+    provider.wanted_key = "of one"
+    findings = await doctor.findings()
+    assert findings["provider openai"]["status"] == "fail"
+    assert findings[f"provider openai of tenant {tenant_id}"]["status"] == "ok"
 
 
 @pytest.mark.parametrize(
