@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api.attachments.permits import UploadPermits
+from api.attachments.thumbnails import Thumbnailer
 from api.auth import Authenticator
 from api.probe import Probes
 from api.turns.audience import Audience
@@ -18,6 +20,7 @@ from shared.events.log import EventLog
 from shared.metrics import Metrics
 from shared.model_catalog.holder import CatalogHolder
 from shared.policy.file_source import FilePolicySource
+from shared.providers.storage import ProviderStorages
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
 from shared.turns.stop import TurnStopper
@@ -36,6 +39,9 @@ class ApiContext:
     followers: TurnFollower
     audience: Audience
     stopper: TurnStopper
+    storages: ProviderStorages
+    upload_permits: UploadPermits
+    thumbnails: Thumbnailer
     catalog: CatalogHolder
     policies: FilePolicySource
     clock: Clock

@@ -17,7 +17,7 @@ from api.context import ApiContext
 from api.schemas import HYPHENATED
 from shared.chats.errors import ChatNotFoundError
 from shared.errors import ForbiddenError, UnauthenticatedError
-from shared.ids import ChatId, MessageId, RequestId
+from shared.ids import AttachmentId, ChatId, MessageId, RequestId
 from shared.logs import add_log_fields
 
 TOKEN_COOKIE = "mini_chat_token"  # noqa: S105 (the cookie's name)
@@ -103,3 +103,4 @@ Context = Annotated[ApiContext, Depends(context_of)]
 ChatIdPath = Annotated[ChatId, HYPHENATED, Path(description="The chat.")]
 RequestIdPath = Annotated[RequestId, HYPHENATED, Path(description="The turn.")]
 MessageIdPath = Annotated[MessageId, HYPHENATED, Path(description="The message.")]
+AttachmentIdPath = Annotated[AttachmentId, HYPHENATED, Path(description="The attachment.")]

@@ -9,11 +9,14 @@ from functools import partial
 
 from fastapi import FastAPI
 
+from api.attachments.permits import UploadPermits
+from api.attachments.thumbnails import Thumbnailer
 from api.auth import Authenticator, create_authenticator
 from api.context import ApiContext
 from api.turns.audience import Audience
 from api.turns.follow import TurnFollower
 from api.turns.live import LiveFeed
+from shared.attachments.gauges import measure_attachments
 from shared.clock import Clock, SystemClock
 from shared.db.engine import open_database
 from shared.events.log import EventLog
@@ -24,6 +27,8 @@ from shared.model_catalog.source import load_catalog
 from shared.outbox.gauges import measure_outbox
 from shared.periodic import every
 from shared.policy.file_source import FilePolicySource
+from shared.providers.client import ProviderClients
+from shared.providers.storage import ProviderStorages
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
 from shared.tasks import BackgroundTasks
@@ -64,7 +69,19 @@ async def open_context(
             serve_metrics(metrics, host=settings.host, port=settings.metrics.api_port, key="metrics.api_port")
         )
         engine, sessions = await stack.enter_async_context(open_database(settings.database))
-        policies = FilePolicySource(settings, catalog, sessions=sessions, clock=clock, metrics=metrics)
+        clients = ProviderClients(
+            catalog.loaded.providers,
+            on_circuit_open=lambda provider_id: metrics.provider_circuit_open.labels(provider=provider_id).inc(),
+        )
+        stack.push_async_callback(clients.aclose)
+        policies = FilePolicySource(
+            settings,
+            catalog,
+            sessions=sessions,
+            clock=clock,
+            metrics=metrics,
+            on_change=lambda loaded: clients.replace(loaded.providers),
+        )
         await policies.start()
         valkey = await stack.enter_async_context(open_valkey(settings.redis))
         log = EventLog(valkey, settings)
@@ -91,6 +108,8 @@ async def open_context(
         background.spawn(every(GAUGE_INTERVAL, partial(measure_turns, sessions, metrics), name="gauges"), name="gauges")
         outbox_gauges = every(GAUGE_INTERVAL, partial(measure_outbox, sessions, metrics), name="outbox gauges")
         background.spawn(outbox_gauges, name="outbox gauges")
+        file_gauges = every(GAUGE_INTERVAL, partial(measure_attachments, sessions, metrics), name="file gauges")
+        background.spawn(file_gauges, name="file gauges")
         yield ApiContext(
             settings=settings,
             engine=engine,
@@ -102,6 +121,9 @@ async def open_context(
             followers=followers,
             audience=audience,
             stopper=stopper,
+            storages=ProviderStorages(clients, metrics),
+            upload_permits=UploadPermits(settings.rag.max_concurrent_uploads),
+            thumbnails=Thumbnailer(settings.thumbnail),
             catalog=catalog,
             policies=policies,
             clock=clock,

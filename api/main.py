@@ -12,6 +12,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from api import health
+from api.attachments.routes import router as attachments
 from api.chats.routes import router as chats
 from api.lifespan import lifespan_of
 from api.messages.routes import router as messages
@@ -30,6 +31,7 @@ from shared.settings import ConfigurationError, Settings
 BACKLOG: Final = 2_048
 
 ROUTERS: Final[tuple[APIRouter, ...]] = (
+    attachments,
     chats,
     messages,
     model_catalog,

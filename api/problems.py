@@ -35,6 +35,7 @@ from shared.errors import (
     UnprocessableError,
     UnsupportedError,
     UpstreamError,
+    UpstreamTimeoutError,
 )
 from shared.trace import current_trace
 from shared.valkey.client import REDIS_FAILURE
@@ -64,6 +65,7 @@ _STATUS: Final[Mapping[type[ChatError], int]] = {
     ChatError: 500,
     UpstreamError: 502,
     UnavailableError: 503,
+    UpstreamTimeoutError: 504,
 }
 
 _ANY_ROUTE: Final[tuple[type[ChatError], ...]] = (

@@ -11,6 +11,7 @@
     ├── UnprocessableError    well formed, yet it cannot be carried out
     ├── ThrottledError        a quota or a rate is used up
     ├── UpstreamError         the provider failed on a request that has no stream
+    │   └── UpstreamTimeoutError    it took too long
     └── UnavailableError      a server we need does not answer; worth a retry
 
 `code` is the one vocabulary of problem documents, SSE `error` events, turn rows and metrics. `shared` knows no
@@ -101,6 +102,11 @@ class ThrottledError(ChatError):
 class UpstreamError(ChatError):
     code = "provider_error"
     default_detail = "Provider is currently unavailable"
+
+
+class UpstreamTimeoutError(UpstreamError):
+    code = "provider_timeout"
+    default_detail = "The provider took too long"
 
 
 class UnavailableError(ChatError):

@@ -13,6 +13,7 @@ TenantId = NewType("TenantId", uuid.UUID)
 UserId = NewType("UserId", uuid.UUID)
 ChatId = NewType("ChatId", uuid.UUID)
 MessageId = NewType("MessageId", uuid.UUID)
+AttachmentId = NewType("AttachmentId", uuid.UUID)
 TurnId = NewType("TurnId", uuid.UUID)
 RequestId = NewType("RequestId", uuid.UUID)
 """The client's idempotency key of a turn, unique only inside its chat."""

@@ -20,13 +20,24 @@ from shared.model_catalog.holder import CatalogHolder
 from shared.model_catalog.source import load_catalog
 from shared.outbox.messages import AUDIT, USAGE_SNAPSHOT
 from shared.policy.file_source import FilePolicySource
-from shared.queue.jobs import RUN_TURN
+from shared.providers.client import ProviderClients
+from shared.providers.storage import ProviderStorages
+from shared.queue.jobs import INDEX_ATTACHMENT, RUN_TURN, SUMMARIZE_DOCUMENT
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
 from shared.turns.finalize import TurnFinalizer
 from shared.turns.presence import Presence
 from shared.turns.stop import TurnStopper
 from shared.valkey.client import Valkey, open_valkey
+from worker.attachments.failed import FailedAttachments
+from worker.attachments.index import INDEXER, Indexer, index_attachment
+from worker.attachments.stuck import StuckUploads
+from worker.attachments.summarize import SUMMARIZER, DocumentSummarizer, summarize_document
+from worker.cleanup.attachment import AttachmentCleanup
+from worker.cleanup.chat import ChatCleanup
+from worker.cleanup.files import FileCleanup
+from worker.cleanup.reconciliation import Reconciliation
+from worker.cleanup.removal import Removal
 from worker.health import health_routes
 from worker.job_loop import JobLoop
 from worker.outbox.delivery import Delivery
@@ -60,6 +71,9 @@ class WorkerContext:
     absence: AbsenceWatch
     outbox: Delivery
     purge: Purge
+    reconciliation: Reconciliation
+    storages: ProviderStorages
+    stuck_uploads: StuckUploads
     signal_valkey: Valkey
     """The connection on which stop signals arrive."""
     metrics: Metrics
@@ -92,15 +106,21 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
                 routes=health_routes(probe),
             )
         )
-        providers = ProviderRegistry(catalog.loaded.providers)
+        clients = ProviderClients(
+            catalog.loaded.providers,
+            on_circuit_open=lambda provider_id: metrics.provider_circuit_open.labels(provider=provider_id).inc(),
+        )
+        stack.push_async_callback(clients.aclose)
+        providers = ProviderRegistry(clients)
         stack.push_async_callback(providers.aclose)
+        storages = ProviderStorages(clients, metrics)
         policies = FilePolicySource(
             settings,
             catalog,
             sessions=sessions,
             clock=clock,
             metrics=metrics,
-            on_change=lambda loaded: providers.replace(loaded.providers),
+            on_change=lambda loaded: clients.replace(loaded.providers),
         )
         await policies.start()
         log = EventLog(valkey, settings)
@@ -124,6 +144,16 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
                     metrics=metrics,
                 )
             )
+        removal = Removal(storages, metrics)
+        cleanup = settings.cleanup_worker
+        if cleanup.enabled:
+            files = FileCleanup(sessions, removal, metrics, max_attempts=cleanup.max_attempts)
+            # The handlers end sooner when the provider fails; what else may fail has the tries of any message.
+            tries = max(max_attempts, cleanup.max_attempts)
+            handlers += [
+                ChatCleanup(sessions, files, removal, metrics, max_attempts=tries),
+                AttachmentCleanup(sessions, files, max_attempts=tries),
+            ]
         outbox = Delivery(
             settings=settings.outbox, sessions=sessions, metrics=metrics, owner=leases.owner, handlers=handlers
         )
@@ -143,6 +173,24 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             clock=clock,
             metrics=metrics,
             quota_warnings=QuotaWarnings(settings, sessions, policies, clock),
+        )
+        failed_attachments = FailedAttachments(sessions, storages)
+        summarizer = DocumentSummarizer(
+            settings=settings,
+            sessions=sessions,
+            providers=providers,
+            catalog=catalog,
+            queue=queue,
+            clock=clock,
+            metrics=metrics,
+        )
+        indexer = Indexer(
+            sessions=sessions,
+            storages=storages,
+            clock=clock,
+            metrics=metrics,
+            failed=failed_attachments,
+            on_ready=summarizer.schedule if settings.doc_summary.enabled else None,
         )
         yield WorkerContext(
             settings=settings,
@@ -178,15 +226,20 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             ),
             outbox=outbox,
             purge=Purge(settings, sessions),
+            reconciliation=Reconciliation(sessions, metrics, batch=cleanup.batch_size, wake_outbox=outbox.wake),
+            storages=storages,
+            stuck_uploads=StuckUploads(
+                sessions=sessions, storages=storages, failed=failed_attachments, queue=queue, metrics=metrics
+            ),
             signal_valkey=signal_valkey,
             metrics=metrics,
             policies=policies,
             jobs=JobLoop(
-                {RUN_TURN: run_turn},
+                {RUN_TURN: run_turn, INDEX_ATTACHMENT: index_attachment, SUMMARIZE_DOCUMENT: summarize_document},
                 wake_valkey=wake_valkey,
                 queue=queue,
                 settings=settings,
-                ctx={RUNNER: runner},
+                ctx={RUNNER: runner, INDEXER: indexer, SUMMARIZER: summarizer},
             ),
             draining=draining,
         )

@@ -15,11 +15,13 @@ from functools import partial
 
 import uvloop
 
+from shared.attachments.gauges import measure_attachments
 from shared.logs import configure_logging
 from shared.outbox.gauges import measure_outbox
 from shared.periodic import every
 from shared.settings import Settings
 from shared.turns.gauges import GAUGE_INTERVAL, measure_turns
+from worker.attachments.stuck import STUCK_INTERVAL
 from worker.lifespan import WorkerContext, open_worker
 from worker.retention import PURGE_INTERVAL
 from worker.turns.absence import ABSENCE_INTERVAL
@@ -52,8 +54,14 @@ async def _run(settings: Settings) -> None:
             context.outbox.run(),
             every(GAUGE_INTERVAL, partial(measure_turns, context.sessions, context.metrics), name="gauges"),
             every(GAUGE_INTERVAL, partial(measure_outbox, context.sessions, context.metrics), name="outbox gauges"),
+            every(GAUGE_INTERVAL, partial(measure_attachments, context.sessions, context.metrics), name="file gauges"),
             every(PURGE_INTERVAL, context.purge.run, name="purge"),
+            every(STUCK_INTERVAL, context.stuck_uploads.run, name="stuck uploads"),
         ]
+        cleanup = settings.cleanup_worker
+        if cleanup.enabled:
+            interval = timedelta(seconds=cleanup.poll_interval_secs)
+            periodic.append(every(interval, context.reconciliation.run, name="cleanup reconciliation"))
         watchdog = settings.orphan_watchdog
         if watchdog.enabled:
             interval = timedelta(seconds=watchdog.scan_interval_secs)

@@ -3,7 +3,8 @@
 One process of the fleet at a time, by an advisory lock for each transaction; small transactions, so that nobody waits
 for them. A deleted chat goes `retention.chat_grace_days` later with all that belongs to it, and stays while it is
 needed to clean up: while a file at the provider is not removed (a `failed` removal included, an operator must see it),
-a vector store is left, its cleanup is not delivered, or a turn has yet to be settled.
+a vector store is left, its cleanup is not delivered, an upload has come to no end (what it has left is found by its row
+alone), or a turn has yet to be settled.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import Text, cast, delete, func, select, text
+from sqlalchemy import Text, cast, delete, func, or_, select
 from sqlalchemy.sql.dml import ReturningDelete
 
 from shared.attachments.tables import Attachment, ChatVectorStore
 from shared.chats.tables import Chat
+from shared.db.alone import alone
 from shared.db.engine import Sessions
 from shared.outbox.messages import CHAT_CLEANUP
 from shared.outbox.tables import OutboxMessage
@@ -50,8 +52,8 @@ class Purge:
     async def _delete_all(self, statement: Callable[[int], ReturningDelete[Any]], *, batch: int) -> int:
         deleted = 0
         while True:
-            async with self.sessions.begin() as session:
-                if not await session.scalar(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": PURGE_LOCK}):
+            async with alone(self.sessions, PURGE_LOCK) as session:
+                if session is None:
                     return deleted
                 gone = len((await session.scalars(statement(batch))).all())
             deleted += gone
@@ -71,7 +73,10 @@ class Purge:
                 Chat.deleted_at <= limit,
                 # A null status is nobody's work.
                 ~select(Attachment.id)
-                .where(Attachment.chat_id == Chat.id, Attachment.cleanup_status != "done")
+                .where(
+                    Attachment.chat_id == Chat.id,
+                    or_(Attachment.cleanup_status != "done", Attachment.status == "pending"),
+                )
                 .exists(),
                 ~select(ChatVectorStore.id).where(ChatVectorStore.chat_id == Chat.id).exists(),
                 ~select(Turn.id).where(Turn.chat_id == Chat.id, Turn.state == "running").exists(),

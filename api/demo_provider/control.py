@@ -8,7 +8,8 @@ import json
 from aiohttp import web
 
 from api.demo_provider.script import InvalidScript, parse_scripts
-from api.demo_provider.state import JOURNAL, QUEUE
+from api.demo_provider.state import JOURNAL, QUEUE, STORAGE, STORAGE_SCRIPTS
+from api.demo_provider.storage_script import StorageScript
 from api.demo_provider.wire import ApiError, json_response
 
 CONTROL_PREFIX = "/_control/"
@@ -22,9 +23,20 @@ async def queue_scripts(request: web.Request) -> web.Response:
         raise ApiError(str(error), code="invalid_script", param=error.where) from None
     except (ValueError, RecursionError) as error:
         raise ApiError(f"The body is not valid JSON: {error}", code="invalid_json") from None
-    queue = request.app[QUEUE]
-    queue.extend(scripts)
-    return json_response({"queued": len(queue)})
+    generations, storage = request.app[QUEUE], request.app[STORAGE_SCRIPTS]
+    for script in scripts:
+        if isinstance(script, StorageScript):
+            storage.add(script)
+        else:
+            generations.add(script)
+    return json_response({"queued": len(generations) + len(storage)})
+
+
+async def clear_scripts(request: web.Request) -> web.Response:
+    """Forget the queued scripts of both kinds."""
+    request.app[QUEUE].clear()
+    request.app[STORAGE_SCRIPTS].clear()
+    return web.Response(status=204)
 
 
 async def list_requests(request: web.Request) -> web.Response:
@@ -38,14 +50,15 @@ async def clear_requests(request: web.Request) -> web.Response:
     return web.Response(status=204)
 
 
-async def show_storage(_request: web.Request) -> web.Response:
-    """The files and vector stores held."""
-    return json_response({"files": [], "vector_stores": []})
+async def show_storage(request: web.Request) -> web.Response:
+    """The files and vector stores held, oldest first; a vector store with its files."""
+    return json_response(request.app[STORAGE].as_json())
 
 
 def add_control_routes(app: web.Application) -> None:
     """Mount the control endpoints."""
     app.router.add_post(CONTROL_PREFIX + "scripts", queue_scripts)
+    app.router.add_delete(CONTROL_PREFIX + "scripts", clear_scripts)
     app.router.add_get(CONTROL_PREFIX + "requests", list_requests)
     app.router.add_delete(CONTROL_PREFIX + "requests", clear_requests)
     app.router.add_get(CONTROL_PREFIX + "storage", show_storage)

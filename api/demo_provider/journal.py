@@ -24,6 +24,7 @@ _SECRET_HEADERS = frozenset({"authorization", "api-key", "x-api-key", "proxy-aut
 class RequestRecord:
     """One request and what became of its answer; header names are in lower case."""
 
+    method: str
     path: str
     headers: dict[str, str]
     raw_body: bytes
@@ -53,6 +54,7 @@ class RequestRecord:
         """The record as the control endpoint shows it."""
         return {
             "id": self.id,
+            "method": self.method,
             "path": self.path,
             "headers": self.headers,
             "body": _show_body(self.raw_body),
@@ -76,6 +78,7 @@ class Journal:
     def open(self, request: web.Request, raw_body: bytes, *, received_at: float) -> RequestRecord:
         """Record a request whose body has been read; `received_at` is when its headers had arrived."""
         record = RequestRecord(
+            method=request.method,
             path=request.path_qs,
             headers={name.lower(): _mask(name, value) for name, value in request.headers.items()},
             raw_body=raw_body,

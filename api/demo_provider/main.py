@@ -1,8 +1,9 @@
 """The scripted provider: an OpenAI-compatible server that answers what it is told, for demos, tests, benches.
 
 It speaks the Responses API (at `/v1/responses` and Azure's `/openai/v1/responses`), the Chat Completions API
-and the list of models, streaming and not, and is steered and observed through `/_control/…` on the same
-port. It has no credentials and no limits, so it listens on loopback only.
+and the list of models, streaming and not, and the Files and Vector Stores APIs, OpenAI's and Azure's. It is
+steered and observed through `/_control/…` on the same port. It has no credentials and no limits, so it listens
+on loopback only.
 """
 
 import asyncio
@@ -21,7 +22,10 @@ from api.demo_provider.endpoints import add_api_routes, open_record
 from api.demo_provider.journal import Journal
 from api.demo_provider.playback import send_whole
 from api.demo_provider.script import ScriptQueue
-from api.demo_provider.state import JOURNAL, QUEUE
+from api.demo_provider.state import JOURNAL, QUEUE, STORAGE, STORAGE_SCRIPTS
+from api.demo_provider.storage import Storage
+from api.demo_provider.storage_api import add_storage_routes
+from api.demo_provider.storage_script import StorageScripts
 from api.demo_provider.wire import ApiError
 
 _log = logging.getLogger(__name__)
@@ -36,15 +40,18 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def build_app() -> web.Application:
-    """The application with an empty queue and journal.
+    """The application with nothing queued, recorded or held.
 
     Serve it with handler cancellation on, as `serving` does: without it a caller that leaves a silent
     stream is noticed only at the next write.
     """
     app = web.Application(middlewares=[_shape_errors], client_max_size=_MAX_REQUEST_BYTES)
     app[QUEUE] = ScriptQueue()
+    app[STORAGE_SCRIPTS] = StorageScripts()
     app[JOURNAL] = Journal()
+    app[STORAGE] = Storage()
     add_api_routes(app)
+    add_storage_routes(app)
     add_control_routes(app)
     return app
 

@@ -76,7 +76,8 @@ class Playback:
     async def play_http_answer(self, status: int) -> web.StreamResponse:
         """Answer without a stream."""
         await self._pause(self._script.delay_ms)
-        response = _http_answer(self._script, status)
+        response = http_answer(status, self._script.body)
+        response.headers.update(_merge({}, self._script))
         await send_whole(self._request, response, self._record)
         return response
 
@@ -106,19 +107,10 @@ class Playback:
         if self._script.terminal == "hang":
             await asyncio.Event().wait()
         if self._script.terminal == "reset":
-            await self._reset()
+            await reset_connection(self._request)
         else:
             await self._response.write_eof()
         self._record.finish()
-
-    async def _reset(self) -> None:
-        transport = self._request.transport
-        if transport is None:
-            raise ConnectionResetError("the caller left first")
-        await _flush(transport)
-        connection = transport.get_extra_info("socket")
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
-        transport.abort()
 
     async def _send(self, data: bytes) -> None:
         if data:
@@ -134,6 +126,26 @@ async def send_whole(request: web.Request, response: web.Response, record: Reque
     await response.prepare(request)
     await response.write_eof()
     record.finish()
+
+
+async def reset_connection(request: web.Request) -> None:
+    """End the connection with a TCP reset, after what was written."""
+    transport = request.transport
+    if transport is None:
+        raise ConnectionResetError("the caller left first")
+    await _flush(transport)
+    connection = transport.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
+    transport.abort()
+
+
+def http_answer(status: int, body: Any) -> web.Response:
+    """An answer as it was scripted: text as it is, anything else as JSON, an error of ours if nothing was given."""
+    if body is None:
+        body = error_body("The scripted provider was told to answer so.", status=status, code="scripted")
+    kind = "text/plain; charset=utf-8" if isinstance(body, str) else JSON_TYPE
+    raw = body.encode("utf-8", "replace") if isinstance(body, str) else dump_json(body)
+    return web.Response(body=raw, status=status, headers={"Content-Type": kind})
 
 
 async def _flush(transport: asyncio.WriteTransport) -> None:
@@ -152,15 +164,6 @@ async def _until_flushed(transport: asyncio.WriteTransport) -> None:
 def _stream_headers(script: Script) -> dict[str, str]:
     headers = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
     return _merge(headers, script)
-
-
-def _http_answer(script: Script, status: int) -> web.Response:
-    body: Any = script.body
-    if body is None:
-        body = error_body("The scripted provider was told to answer so.", status=status, code="scripted")
-    kind = "text/plain; charset=utf-8" if isinstance(body, str) else JSON_TYPE
-    raw = body.encode("utf-8", "replace") if isinstance(body, str) else dump_json(body)
-    return web.Response(body=raw, status=status, headers=_merge({"Content-Type": kind}, script))
 
 
 def _merge(headers: dict[str, str], script: Script) -> dict[str, str]:

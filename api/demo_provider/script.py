@@ -8,15 +8,20 @@ A script is a JSON object. For one streaming request the first of these that exi
 3. a short canned answer that quotes the question.
 
 Requests that do not stream always get the canned answer and take nothing from the queue.
+
+A queued script with a member `storage` is about the Files and Vector Stores APIs instead, see `storage_script`.
 """
 
 import json
 import re
 from collections import deque
-from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from api.demo_provider.storage_script import StorageScript
+
+S = TypeVar("S", bound=BaseModel)
 
 Terminal = Literal["completed", "incomplete", "failed", "eof", "reset", "hang", "garbage"]
 ToolName = Literal["file_search", "web_search", "code_interpreter"]
@@ -124,13 +129,17 @@ class Directive(NamedTuple):
 
 
 def parse_script(value: Any) -> Script:
-    """Check one decoded script.
+    """Check one decoded script of a generation.
 
     Raises:
         InvalidScript: an unknown member, a wrong type or a value out of range.
     """
+    return _parse(value, Script)
+
+
+def _parse(value: Any, kind: type[S]) -> S:
     try:
-        return Script.model_validate(value)
+        return kind.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(step) for step in first["loc"]) or None
@@ -138,18 +147,19 @@ def parse_script(value: Any) -> Script:
         raise InvalidScript(f"invalid script: {reason}", where=where) from None
 
 
-def parse_scripts(value: Any) -> list[Script]:
-    """Check a decoded array of scripts, all or none.
+def parse_scripts(value: Any) -> list[Script | StorageScript]:
+    """Check a decoded array of scripts of either kind, all or none.
 
     Raises:
         InvalidScript: not an array, or a script in it is invalid; `where` starts with its index.
     """
     if not isinstance(value, list):
         raise InvalidScript("scripts must be a JSON array")
-    scripts: list[Script] = []
+    scripts: list[Script | StorageScript] = []
     for index, item in enumerate(value):
         try:
-            scripts.append(parse_script(item))
+            is_of_storage = isinstance(item, dict) and "storage" in item
+            scripts.append(_parse(item, StorageScript) if is_of_storage else parse_script(item))
         except InvalidScript as error:
             where = f"[{index}]" if error.where is None else f"[{index}].{error.where}"
             raise InvalidScript(f"script {index}: {error}", where=where) from None
@@ -191,9 +201,13 @@ class ScriptQueue:
     def __len__(self) -> int:
         return len(self._scripts)
 
-    def extend(self, scripts: Iterable[Script]) -> None:
-        """Append scripts in order."""
-        self._scripts.extend(scripts)
+    def add(self, script: Script) -> None:
+        """Append a script."""
+        self._scripts.append(script)
+
+    def clear(self) -> None:
+        """Forget all scripts."""
+        self._scripts.clear()
 
     def take(self, user_text: str) -> Script | None:
         """Remove and return the oldest script that may serve a request with this last user text."""

@@ -1,38 +1,14 @@
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.attachments.schemas import SHOWN_STATUS, ShownStatus, Thumbnail
 from api.schemas import ListAnswer, Omittable, Timestamp, Uuid
 from shared.attachments.tables import Attachment
 from shared.messages.tables import Message
-
-ShownStatus = Literal["pending", "ready", "failed"]
-
-_SHOWN_STATUS: dict[str, ShownStatus] = {
-    "pending": "pending",
-    "uploaded": "pending",  # the provider has it, the index does not: still not usable
-    "ready": "ready",
-    "failed": "failed",
-}
-
-
-class Thumbnail(BaseModel):
-    content_type: Literal["image/webp"] = "image/webp"
-    width: int
-    height: int
-    data_base64: str
-
-    @classmethod
-    def of(cls, attachment: Attachment) -> Self | None:
-        """The thumbnail of an image that is ready, if one could be made."""
-        size = (attachment.img_thumbnail_width, attachment.img_thumbnail_height)
-        if attachment.status != "ready" or attachment.img_thumbnail is None or size[0] is None or size[1] is None:
-            return None
-        return cls(width=size[0], height=size[1], data_base64=b64encode(attachment.img_thumbnail).decode())
 
 
 class AttachmentOfMessage(BaseModel):
@@ -49,7 +25,7 @@ class AttachmentOfMessage(BaseModel):
                 "attachment_id": attachment.id,
                 "kind": attachment.attachment_kind,
                 "filename": attachment.filename,
-                "status": _SHOWN_STATUS[attachment.status],
+                "status": SHOWN_STATUS[attachment.status],
                 "img_thumbnail": Thumbnail.of(attachment),
             }
         )

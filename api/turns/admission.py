@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from shared.attachments.errors import ImagesDisabledError
 from shared.model_catalog.catalog import Catalog, CatalogModel
 from shared.quotas.buckets import ALL_BUCKETS, TOTAL, BucketKey, buckets_of
 from shared.quotas.effective_model import ModelDecision, decide_model
@@ -17,7 +18,7 @@ from shared.quotas.estimation import Included, budgets_of, estimate_text
 from shared.quotas.reserve import Reserve, Standing, has_room, reserve_for
 from shared.settings import Settings
 from shared.turns.context import check_mandatory
-from shared.turns.errors import ImagesDisabledError, InputTooLongError, UnsupportedMediaError
+from shared.turns.errors import InputTooLongError, UnsupportedMediaError
 from shared.turns.tools import AvailableFiles, IncludedTools, include_tools
 
 

@@ -32,6 +32,7 @@ from shared.model_catalog.catalog import Tier
 from shared.queue.jobs import RunTurn
 from shared.quotas.credits import CreditsOverflowError
 from shared.quotas.errors import QuotaExceededError
+from shared.quotas.metrics import count_refusal, count_reserve
 from shared.quotas.periods import period_start
 from shared.quotas.repository import Account, QuotaRepository
 from shared.quotas.reserve import Standing
@@ -194,14 +195,15 @@ def _decide(case: Case, standing: Standing, context: ApiContext) -> Admission:
         return case.decide(standing)
     except QuotaExceededError:
         selected = case.catalog.find_model(case.selected_model)
-        context.metrics.quota.observe_refusal(
+        count_refusal(
+            context.metrics,
             model="unknown" if selected is None else selected.id,
             tier="premium" if selected is None else selected.tier,
             images=case.images,
         )
         raise
     except CreditsOverflowError:
-        context.metrics.quota.credits_overflow.inc()
+        context.metrics.credits_overflow.inc()
         raise
 
 
@@ -258,7 +260,8 @@ def _observe(turn: Turn, case: Case, context: ApiContext) -> None:
         return
     selected = case.catalog.find_model(case.selected_model)
     from_tier: Tier = "premium" if selected is None else selected.tier
-    context.metrics.quota.observe_reserve(
+    count_reserve(
+        context.metrics,
         decision=turn.quota_decision or "allow",
         model=effective.id,
         from_tier=from_tier,

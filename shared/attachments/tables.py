@@ -45,6 +45,7 @@ class Attachment(Base):
     __table_args__ = (
         Index("ix_attachments_tenant_id_chat_id", "tenant_id", "chat_id", postgresql_where=text("deleted_at IS NULL")),
         Index("ix_attachments_cleanup_status", "cleanup_status", postgresql_where=text("cleanup_status IS NOT NULL")),
+        Index("ix_attachments_not_ready", "status", "updated_at", postgresql_where=text("status <> 'ready'")),
         UniqueConstraint("id", "chat_id"),
         Index("ix_attachments_chat_id_provider_file_id", "chat_id", "provider_file_id"),
         CheckConstraint("size_bytes >= 0", name="size_bytes"),

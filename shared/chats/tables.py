@@ -37,4 +37,5 @@ class Chat(Base):
             text("id DESC"),
             postgresql_where=text("deleted_at IS NULL"),
         ),
+        Index("ix_chats_deleted_at", "deleted_at", postgresql_where=text("deleted_at IS NOT NULL")),
     )

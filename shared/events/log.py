@@ -24,6 +24,7 @@ PAGE = 256
 CANCEL_TTL_SECS = 3_600
 SAFETY_TTL_SECS = 600
 """How much longer than the oldest possible turn a log lives that nobody has ended."""
+FAREWELL_MS = 10_000
 
 _OPEN_LOG = Script("open_log")
 _APPEND = Script("append")
@@ -190,6 +191,17 @@ class EventLog:
     async def close_to_content(self, keys: TurnKeys, trigger: str) -> None:
         """From here on the log takes no further delta or tool event: what it has is what was shown."""
         await self._valkey.set(keys.cancel, trigger, ex=CANCEL_TTL_SECS)
+
+    async def delete(self, turns: Sequence[TurnKeys]) -> None:
+        """Forget the logs, in one round trip. Whoever still reads one is told the rest from storage."""
+        async with self._valkey.pipeline(transaction=False) as pipeline:
+            for keys in turns:
+                pipeline.unlink(keys.events)
+            await pipeline.execute()
+
+    async def delete_soon(self, keys: TurnKeys) -> None:
+        """Forget the log of a turn that has just ended, once its clients have had the time to read the end."""
+        await self._valkey.pexpire(keys.events, FAREWELL_MS)
 
     async def is_closed_to_content(self, keys: TurnKeys) -> bool:
         return bool(await self._valkey.exists(keys.cancel))

@@ -1,21 +1,24 @@
 """What operators do with dead letters: list them, have them delivered after all, or put them aside.
 
 A replay inserts the message anew, with its dedupe key and no failed attempts, and resolves the letter in the same
-transaction. It goes to the end of its key: what came after it has been delivered meanwhile. Both are idempotent, as a
-letter is replayed or resolved only while nobody has resolved it.
+transaction. It goes to the end of its key: what came after it has been delivered meanwhile. A cleanup's files get their
+tries anew, too, without which it could only fail again. Both are idempotent, as a letter is replayed or resolved only
+while nobody has resolved it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
+from uuid import UUID
 
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from shared.attachments.cleanup import CleanupRepository
 from shared.outbox.enqueue import enqueue
-from shared.outbox.messages import USAGE_SNAPSHOT
+from shared.outbox.messages import ATTACHMENT_CLEANUP, CHAT_CLEANUP, USAGE_SNAPSHOT
 from shared.outbox.tables import OutboxDeadLetter, OutboxMessage
 
 _IS_OPEN: Final = OutboxDeadLetter.resolved_at.is_(None)
@@ -60,10 +63,18 @@ class DeadLetters:
                 dedupe_key=letter.dedupe_key,
                 created_at=letter.created_at,
             )
+            await self._reopen_cleanup(letter)
             is_new = await enqueue(self._session, [message])
             (replayed.queued if is_new else replayed.duplicates).append(letter.id)
         await self.resolve(ids=[letter.id for letter in letters])
         return replayed
+
+    async def _reopen_cleanup(self, letter: OutboxDeadLetter) -> None:
+        if letter.queue not in (CHAT_CLEANUP, ATTACHMENT_CLEANUP):
+            return
+        chat_id, attachment_id = _id_in(letter.payload, "chat_id"), _id_in(letter.payload, "attachment_id")
+        if chat_id is not None:
+            await CleanupRepository(self._session).reopen(chat_id=chat_id, attachment_id=attachment_id)
 
     async def resolve(self, *, ids: Collection[int]) -> list[int]:
         """Put them aside; the ids of those that were open."""
@@ -75,3 +86,11 @@ class DeadLetters:
             .execution_options(synchronize_session=False)
         )
         return sorted(resolved)
+
+
+def _id_in(payload: Mapping[str, Any], name: str) -> UUID | None:
+    """None also of a payload that makes no sense, for which it was rejected."""
+    try:
+        return UUID(payload[name])
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return None

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Final, Literal
 from uuid import UUID
 
+from shared.attachments.tables import Attachment
 from shared.clock import rfc3339
 from shared.ids import ChatId, TenantId, new_uuid4
 from shared.outbox.tables import OutboxMessage
@@ -35,6 +36,28 @@ def chat_cleanup(chat_id: ChatId, *, tenant_id: TenantId, deleted_at: datetime) 
             "chat_id": str(chat_id),
             "system_request_id": str(new_uuid4()),
             "chat_deleted_at": rfc3339(deleted_at),
+        },
+        available_at=deleted_at,
+        created_at=deleted_at,
+    )
+
+
+def attachment_deleted(attachment: Attachment, *, vector_store_id: str | None, deleted_at: datetime) -> OutboxMessage:
+    """Asks for the removal of an attachment's file at the provider, from the chat's vector store first."""
+    return OutboxMessage(
+        queue=ATTACHMENT_CLEANUP,
+        partition_key=str(attachment.chat_id),
+        payload_type="attachment_deleted",
+        payload={
+            "event_type": "attachment_deleted",
+            "tenant_id": str(attachment.tenant_id),
+            "chat_id": str(attachment.chat_id),
+            "attachment_id": str(attachment.id),
+            "provider_file_id": attachment.provider_file_id,
+            "vector_store_id": vector_store_id,
+            "storage_backend": attachment.storage_backend,
+            "attachment_kind": attachment.attachment_kind,
+            "deleted_at": rfc3339(deleted_at),
         },
         available_at=deleted_at,
         created_at=deleted_at,

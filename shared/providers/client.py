@@ -10,9 +10,10 @@ it); the rest, its query included, is the request's path.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -23,6 +24,7 @@ from openai import AsyncOpenAI, DefaultAioHttpClient, Omit
 
 from shared.model_catalog.catalog import ProviderConfig, ProviderTimeouts
 from shared.model_catalog.source import resolve_secret
+from shared.providers.breaker import CircuitBreaker
 
 MODEL_PLACEHOLDER = "{model}"
 KEEPALIVE_SECS = 4
@@ -54,12 +56,17 @@ class ApiPath:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ProviderClient:
-    """What a call needs: the SDK client and the resolved configuration. `secret` is kept to remove it from texts."""
+    """What a call needs: the SDK client and the resolved configuration.
+
+    `secret` is kept to remove it from texts. The circuit is that of the host, for generations and storage alike: a
+    tenant's own host that fails is left alone without the provider's.
+    """
 
     openai: AsyncOpenAI
     config: ProviderConfig
     path: ApiPath
     secret: str | None
+    breaker: CircuitBreaker
 
     @property
     def timeouts(self) -> ProviderTimeouts:
@@ -82,12 +89,24 @@ class _Known:
 class ProviderClients:
     """Builds clients on first use and keeps them; tenants without an override share one."""
 
-    def __init__(self, providers: Mapping[str, ProviderConfig]) -> None:
+    def __init__(
+        self, providers: Mapping[str, ProviderConfig], *, on_circuit_open: Callable[[str], object] = lambda _: None
+    ) -> None:
+        """
+        Args:
+            on_circuit_open: told the id of a provider each time that it is left alone for failing.
+        """
         self._providers = providers
+        self._on_circuit_open = on_circuit_open
         self._clients: dict[tuple[str, UUID | None], _Known] = {}
         self._replaced: list[ProviderClient] = []
         """No new call begins on them, but one may still run."""
         self._tls = httpx2.create_ssl_context()  # tens of milliseconds: once, not per client
+
+    @property
+    def providers(self) -> Mapping[str, ProviderConfig]:
+        """As they are reached now."""
+        return self._providers
 
     def replace(self, providers: Mapping[str, ProviderConfig]) -> None:
         """Reach providers as `providers` says from now on; calls under way go on as they are."""
@@ -110,7 +129,8 @@ class ProviderClients:
         known = self._clients.get(key)
         if known is not None and known.origin == config:
             return known.client
-        client = build_client(config.for_tenant(tenant_id), tls=self._tls)
+        breaker = CircuitBreaker(is_enabled=config.circuit_breaker, on_open=lambda: self._on_circuit_open(provider_id))
+        client = build_client(config.for_tenant(tenant_id), tls=self._tls, breaker=breaker)
         if known is not None:
             self._replaced.append(known.client)
         self._clients[key] = _Known(config, client)
@@ -130,8 +150,27 @@ class _ConfiguredOpenAI(AsyncOpenAI):
     def _validate_headers(self, headers: Any, custom_headers: Any) -> None:
         """Nothing to check: the configuration was, at start-up."""
 
+    async def _prepare_request(self, request: httpx2.Request) -> None:
+        if isinstance(request.stream, httpx2.SyncByteStream) and not isinstance(request.stream, httpx2.ByteStream):
+            request.stream = _ReadInThread(request.stream)
 
-def build_client(config: ProviderConfig, *, tls: ssl.SSLContext) -> ProviderClient:
+
+class _ReadInThread(httpx2.AsyncByteStream):
+    """The body of an upload, a piece at a time and no faster than it is sent.
+
+    httpx2 reads the file on the event loop, where a slow disk would hold up every stream of the process.
+    """
+
+    def __init__(self, body: Iterable[bytes]) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        pieces = iter(self._body)
+        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+            yield piece
+
+
+def build_client(config: ProviderConfig, *, tls: ssl.SSLContext, breaker: CircuitBreaker) -> ProviderClient:
     """A client for a configuration whose tenant override is already applied."""
     path = ApiPath.split(config.api_path)
     secret = resolve_secret(config.auth_secret) if config.auth_secret else None
@@ -140,16 +179,16 @@ def build_client(config: ProviderConfig, *, tls: ssl.SSLContext) -> ProviderClie
     limits = httpx2.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=KEEPALIVE_SECS)
     openai = _ConfiguredOpenAI(
         api_key="configured-by-header",
-        base_url=f"{_origin(config)}{path.base}",
+        base_url=f"{origin_of(config)}{path.base}",
         default_headers=_headers(config, secret),
         max_retries=0,
         timeout=timeout,
         http_client=DefaultAioHttpClient(verify=tls, limits=limits, timeout=timeout, follow_redirects=False),
     )
-    return ProviderClient(openai=openai, config=config, path=path, secret=secret)
+    return ProviderClient(openai=openai, config=config, path=path, secret=secret, breaker=breaker)
 
 
-def _origin(config: ProviderConfig) -> str:
+def origin_of(config: ProviderConfig) -> str:
     host = f"[{config.host}]" if ":" in config.host and not config.host.startswith("[") else config.host
     return f"{'http' if config.use_http else 'https'}://{host}:{config.port}"
 

@@ -38,7 +38,7 @@ from sqlalchemy.sql.dml import ReturningInsert
 
 from shared.db.base import table_of
 from shared.ids import new_uuid7
-from shared.quotas.buckets import ALL_BUCKETS, BucketKey
+from shared.quotas.buckets import ALL_BUCKETS, TOTAL, BucketKey
 from shared.quotas.reserve import Standing
 from shared.quotas.settlement import Settlement
 from shared.quotas.tables import QuotaUsage
@@ -225,9 +225,22 @@ def _settle() -> Update:
     )
 
 
+def _count_image_upload() -> Update:
+    return (
+        update(QuotaUsage)
+        .where(_is_of_account(), QuotaUsage.bucket == "total")
+        .values(
+            image_upload_bytes=QuotaUsage.image_upload_bytes + bindparam("size_bytes", type_=BigInteger),
+            updated_at=_now(),
+        )
+        .execution_options(synchronize_session=False)
+    )
+
+
 _RESERVE = _reserve()
 _MOVE_RESERVE = _move_reserve()
 _SETTLE = _settle()
+_COUNT_IMAGE_UPLOAD = _count_image_upload()
 
 
 class QuotaRepository:
@@ -250,6 +263,11 @@ class QuotaRepository:
         by_bucket = {key.bucket: delta for key, delta in deltas.items()}  # the same in both periods
         values = {"total_delta": by_bucket["total"], "premium_delta": by_bucket.get("tier:premium", 0)}
         await self._session.execute(_MOVE_RESERVE, account.parameters | values)
+
+    async def count_image_upload(self, account: Account, size_bytes: int) -> None:
+        """Add to the bytes of images that the account's user has uploaded; nothing is charged for them."""
+        await self._lock(account, dict.fromkeys(TOTAL, 0))
+        await self._session.execute(_COUNT_IMAGE_UPLOAD, account.parameters | {"size_bytes": size_bytes})
 
     async def settle(
         self, account: Account, keys: Iterable[BucketKey], *, reserve: int, settlement: Settlement, counts: Counts

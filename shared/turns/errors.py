@@ -58,11 +58,6 @@ class WebSearchDisabledError(InvalidError):
     default_detail = "Web search is currently disabled"
 
 
-class ImagesDisabledError(InvalidError):
-    code = "images_disabled"
-    default_detail = "Images are currently disabled"
-
-
 class TooManyImagesError(InvalidError):
     code = "too_many_images"
     default_detail = "Too many images in one message"

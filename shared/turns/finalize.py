@@ -31,6 +31,7 @@ from shared.outbox.tables import OutboxMessage
 from shared.policy.source import PolicySnapshots
 from shared.quotas.buckets import BucketKey, buckets_of
 from shared.quotas.credits import Price
+from shared.quotas.metrics import count_settlement
 from shared.quotas.repository import Account, Counts, QuotaRepository
 from shared.quotas.settlement import Reserved, Settlement, settle
 from shared.quotas.usage_event import usage_event
@@ -242,19 +243,20 @@ class TurnFinalizer:
             logger.error("a turn without a reserve has ended; nothing was charged", extra=_fields(turn))
             return
         settlement, usage = bill.settlement, bill.settlement.usage or TokenUsage()
-        self.metrics.quota.observe_settlement(
+        count_settlement(
+            self.metrics,
             charged_tokens=settlement.charged_tokens,
             overshoot_tokens=usage.input_tokens + usage.output_tokens - bill.reserved.tokens,
             is_capped=settlement.is_overshoot_capped,
             images=turn.image_inputs if settlement.is_charged else 0,
         )
         if settlement.fault == "overflow":
-            self.metrics.quota.credits_overflow.inc()
+            self.metrics.credits_overflow.inc()
             logger.critical("the usage of a turn is out of bounds; its estimate was charged", extra=_fields(turn))
         elif settlement.fault == "no_price":
             logger.critical("the price of a turn is unknown; its reserve was charged", extra=_fields(turn))
         for key in committed.short:
-            self.metrics.quota.negative.labels(key.period).inc()
+            self.metrics.quota_negative.labels(key.period).inc()
             logger.error("%s %s had less reserved than a turn of it", *key, extra=_fields(turn))
 
 

@@ -33,5 +33,5 @@ async def measure_turns(sessions: Sessions, metrics: Metrics) -> None:
         daily, monthly = (await session.execute(_RESERVED)).one()
     metrics.turns_queued.set(waiting)
     metrics.turns_running.set(running)
-    metrics.quota.reserved_tokens.labels("daily").set(daily or 0)
-    metrics.quota.reserved_tokens.labels("monthly").set(monthly or 0)
+    metrics.quota_reserved_tokens.labels("daily").set(daily or 0)
+    metrics.quota_reserved_tokens.labels("monthly").set(monthly or 0)

@@ -209,6 +209,11 @@ class TurnRepository:
         """The live turn of the chat that was started last."""
         return (await self._session.execute(_FIND_NEWEST, {"chat": chat_id})).scalar_one_or_none()
 
+    async def list_ended_request_ids(self, chat_id: UUID) -> Sequence[UUID]:
+        """Of all turns of the chat that are not running, deleted ones included."""
+        statement = select(Turn.request_id).where(Turn.chat_id == chat_id, Turn.state != TurnState.RUNNING)
+        return (await self._session.scalars(statement)).all()
+
     async def soft_delete(self, turn: Turn, *, replaced_by: UUID | None = None) -> None:
         """Take an ended turn and its messages out of the chat; the row stays readable as a status."""
         await self._session.execute(

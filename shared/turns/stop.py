@@ -94,6 +94,17 @@ async def end_log(log: EventLog, keys: TurnKeys, finalized: Finalized) -> None:
         await log.end(keys, finalized.terminal_frame(), attempt=finalized.turn.attempt)
     except REDIS_FAILURE as error:
         logger.warning("the end of a turn is not in its log: %r", error, extra={"turn_id": str(finalized.turn.id)})
+    await leave_log(log, keys, finalized)
+
+
+async def leave_log(log: EventLog, keys: TurnKeys, finalized: Finalized) -> None:
+    """What is left to do once the end is in the log: nobody comes back to the log of a turn whose chat was deleted."""
+    if finalized.turn.cancel_trigger != "internal":
+        return
+    try:
+        await log.delete_soon(keys)
+    except REDIS_FAILURE as error:
+        logger.warning("the log of a deleted chat's turn is left to its end: %r", error)
 
 
 def _trigger_of(turn: Turn) -> CancelTrigger:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from typing import Any
+from uuid import UUID
 
 import httpx
 
+from shared.events.log import FAREWELL_MS
 from shared.ids import new_uuid4
+from shared.valkey.keyspace import TurnKeys
 from tests.support.deployment import Deployment
 from tests.support.problems import assert_problem
 from tests.support.sse import open_stream, shown_text
@@ -163,6 +166,9 @@ async def test_a_deleted_chat_stops_its_turn(product: Deployment, client: httpx.
         last = (await stream.rest())[-1]
     assert (last.name, last.data["code"]) == ("error", "cancelled")
     assert await closed_at(product, marker)
+    with product.valkey() as valkey:
+        log = TurnKeys(UUID(chat_id), UUID(body["request_id"])).events
+        await wait_until(lambda: valkey.pttl(log) <= FAREWELL_MS, message="the log outlives its chat")
 
 
 async def test_a_turn_can_be_stopped_before_any_worker_has_it(product: Deployment, client: httpx.AsyncClient) -> None:

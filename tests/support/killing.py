@@ -24,10 +24,15 @@ class KilledAt(Generic[T]):
         try:
             waited_for = self._work.send(None)
             while True:
-                yield waited_for
+                failure: BaseException | None = None
+                try:
+                    yield waited_for
+                except BaseException as error:
+                    failure = error
                 waits += 1
-                is_dying = waits == self._step
-                waited_for = self._work.throw(KilledError()) if is_dying else self._work.send(None)
+                if waits == self._step:
+                    failure = KilledError()
+                waited_for = self._work.send(None) if failure is None else self._work.throw(failure)
         except StopIteration as finished:
             result: T = finished.value
             return result

@@ -23,13 +23,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import aiohttp
 import httpx2
 import openai
 import orjson
 
 from shared.model_catalog.catalog import ProviderTimeouts
+from shared.providers.answers import MAX_ANSWER_BYTES, STREAMED, WHOLE, beginning
+from shared.providers.breaker import CircuitCall, CircuitOpenError
 from shared.providers.client import ProviderClient
+from shared.providers.failures import BROKEN, left_alone, refused, unreachable, unreadable, without_secret
 from shared.providers.sse import EventTooLargeError, ServerEvent, SseParser
 from shared.tasks import BackgroundTasks
 from worker.providers.base import (
@@ -40,9 +42,8 @@ from worker.providers.base import (
     ProviderEvent,
     ProviderStream,
 )
-from worker.providers.failures import reported, unreachable, unreadable, without_secret
 from worker.providers.lazy_timeout import LazyTimeout
-from worker.providers.wire import Translator, decode
+from worker.providers.wire import Translator
 
 T = TypeVar("T")
 
@@ -50,16 +51,8 @@ DRAIN_SECS = 2
 """How long a finished response may take to end, so that its connection can serve the next one."""
 MAX_RETRY_DELAY_SECS = 10
 MAX_ERROR_BODY_BYTES = 64 * 1024
-MAX_ANSWER_BYTES = 16 * 1024 * 1024
-"""Of an answer that is not streamed; more cannot be one."""
-_RAW = {"X-Stainless-Raw-Response": "stream"}
-"""How the SDK is told to leave the body alone."""
-_STREAMED = {"Accept": "text/event-stream", **_RAW}
-_WHOLE = {"Accept": "application/json", **_RAW}
 _ONLY_STREAMED = frozenset({"stream", "stream_options"})
-_BROKEN = (openai.APIConnectionError, httpx2.HTTPError, httpx2.StreamError, aiohttp.ClientError, OSError)
-"""What a connection that cannot be made or breaks is told by; timeouts are OSErrors or have one as their cause."""
-_FAILURES = (ProviderError, openai.APIStatusError, EventTooLargeError, *_BROKEN)
+_FAILURES = (ProviderError, openai.APIStatusError, EventTooLargeError, *BROKEN)
 _log = logging.getLogger(__name__)
 
 
@@ -90,19 +83,24 @@ class HttpProvider:
         path = self._client.path.request_for(request.model.provider_model_id)
         body = orjson.dumps(self._dialect.build_body(request))
         total_by = asyncio.get_running_loop().time() + self._client.timeouts.total
-        on_requested()
-        try:
-            stream = await _with_one_retry(lambda: self._attempt(path, body, total_by), total_by)
-        except _FAILURES as error:
-            raise _told(error, self._client.secret) from None  # the cause repeats the provider's text
-        try:
-            yield stream
-        finally:
-            if stream.has_completed:
-                self._finished.add(stream)
-                self._draining.spawn(self._drain(stream), name="provider-drain")
-            else:
-                await stream.aclose()
+        with self._call() as call:
+            on_requested()
+            try:
+                stream = await _with_one_retry(lambda: self._attempt(path, body, total_by), total_by)
+            except _FAILURES as error:
+                raise self._failed(call, error) from None  # the cause repeats the provider's text
+            call.has_answer()
+            try:
+                yield stream
+            finally:
+                if stream.has_completed:
+                    call.has_succeeded()
+                    self._finished.add(stream)
+                    self._draining.spawn(self._drain(stream), name="provider-drain")
+                else:
+                    if stream.failure is not None:
+                        call.has_failed(is_outage=stream.failure.failure.is_outage)
+                    await stream.aclose()
 
     async def complete(self, request: GenerationRequest, *, on_requested: Callable[[], object]) -> Completion:
         """See `Provider.complete`."""
@@ -111,17 +109,31 @@ class HttpProvider:
         kept = {name: value for name, value in streamed.items() if name not in _ONLY_STREAMED}
         body = orjson.dumps(kept | {"stream": False})
         total_by = asyncio.get_running_loop().time() + self._client.timeouts.total
-        on_requested()
-        try:
-            data = await _with_one_retry(lambda: self._fetch(path, body), total_by)
-            return self._dialect.read_answer(data)
-        except _FAILURES as error:
-            raise _told(error, self._client.secret) from None  # the cause repeats the provider's text
+        with self._call() as call:
+            on_requested()
+            try:
+                data = await _with_one_retry(lambda: self._fetch(path, body), total_by)
+                answer = self._dialect.read_answer(data)
+            except _FAILURES as error:
+                raise self._failed(call, error) from None  # the cause repeats the provider's text
+            call.has_succeeded()
+            return answer
 
     async def aclose(self) -> None:
         await self._draining.aclose()
         while self._finished:  # a task that is cancelled before its first step closes nothing
             await self._finished.pop().aclose()
+
+    def _call(self) -> CircuitCall:
+        try:
+            return self._client.breaker.call()
+        except CircuitOpenError:
+            raise ProviderError.of(left_alone()) from None
+
+    def _failed(self, call: CircuitCall, error: Exception) -> ProviderError:
+        told = _told(error, self._client.secret)
+        call.has_failed(is_outage=told.failure.is_outage)
+        return told
 
     async def _drain(self, stream: HttpStream) -> None:
         await stream.drain()
@@ -129,10 +141,10 @@ class HttpProvider:
 
     async def _fetch(self, path: str, body: bytes) -> bytes:
         response = await self._client.openai.post(
-            path, cast_to=httpx2.Response, content=body, options={"headers": _WHOLE}
+            path, cast_to=httpx2.Response, content=body, options={"headers": WHOLE}
         )
         try:
-            return await _beginning(response, MAX_ANSWER_BYTES)
+            return await beginning(response, MAX_ANSWER_BYTES)
         finally:
             await response.aclose()
 
@@ -141,7 +153,7 @@ class HttpProvider:
         first_event_by = asyncio.get_running_loop().time() + timeouts.first_event
         async with asyncio.timeout_at(first_event_by):
             response = await self._client.openai.post(
-                path, cast_to=httpx2.Response, content=body, options={"headers": _STREAMED}
+                path, cast_to=httpx2.Response, content=body, options={"headers": STREAMED}
             )
             await _require_event_stream(response)
         return HttpStream(
@@ -177,7 +189,7 @@ class HttpStream:
         self._timeout = LazyTimeout()
         self._parser = SseParser()
         self._pending: deque[ProviderEvent] = deque()
-        self._failure: ProviderError | None = None
+        self.failure: ProviderError | None = None
         self.has_completed = False
 
     def __aiter__(self) -> HttpStream:
@@ -185,8 +197,8 @@ class HttpStream:
 
     async def __anext__(self) -> ProviderEvent:
         while not self._pending:
-            if self._failure is not None:
-                raise self._failure
+            if self.failure is not None:
+                raise self.failure
             if self.has_completed:
                 raise StopAsyncIteration
             await self._fill()
@@ -198,7 +210,7 @@ class HttpStream:
             async with asyncio.timeout(DRAIN_SECS):
                 async for _ in self._chunks:
                     pass
-        except _BROKEN as error:
+        except BROKEN as error:
             _log.debug("finished response not drained: %s", type(error).__name__)
         finally:
             await self.aclose()
@@ -206,7 +218,7 @@ class HttpStream:
     async def aclose(self) -> None:
         """Drop the connection, unless the response has ended."""
         self._timeout.close()
-        with contextlib.suppress(*_BROKEN):
+        with contextlib.suppress(*BROKEN):
             await self._chunks.aclose()
             await self._response.aclose()
 
@@ -220,7 +232,7 @@ class HttpStream:
             if is_end and not self.has_completed:
                 self._accept(self._translator.finish())
         except _FAILURES as error:
-            self._failure = _told(error, self._secret)
+            self.failure = _told(error, self._secret)
 
     def _quiet_until(self) -> float:
         if self._first_event_by is not None:
@@ -284,22 +296,15 @@ def retry_delay(retry_after: str | None, *, now: float) -> float | None:
 def _told(error: Exception, secret: str | None) -> ProviderError:
     """One of `_FAILURES` as a ProviderError."""
     if isinstance(error, ProviderError):
-        failure = error
-    elif isinstance(error, openai.APIStatusError):
-        failure = _refused(error.response.content, error.status_code)
+        failure = without_secret(error.failure, secret)
+        return ProviderError.of(failure, usage=error.usage, response_id=error.response_id)
+    if isinstance(error, openai.APIStatusError):
+        failure = refused(error.response.content, error.status_code)
     elif isinstance(error, EventTooLargeError):
         failure = unreadable(str(error).encode())
     else:
         failure = unreachable(error)
-    return without_secret(failure, secret)
-
-
-def _refused(body: bytes, status: int) -> ProviderError:
-    try:
-        value = decode(body)
-    except ValueError:
-        value = None
-    return reported(body, value, http_status=status)
+    return ProviderError.of(without_secret(failure, secret))
 
 
 async def _require_event_stream(response: httpx2.Response) -> None:
@@ -308,16 +313,6 @@ async def _require_event_stream(response: httpx2.Response) -> None:
     if media_type == "text/event-stream":
         return
     try:
-        raise _refused(await _beginning(response, MAX_ERROR_BODY_BYTES), response.status_code)
+        raise ProviderError.of(refused(await beginning(response, MAX_ERROR_BODY_BYTES), response.status_code))
     finally:
         await response.aclose()
-
-
-async def _beginning(response: httpx2.Response, limit: int) -> bytes:
-    body = bytearray()
-    async with contextlib.aclosing(response.aiter_bytes()) as chunks:
-        async for chunk in chunks:
-            body += chunk
-            if len(body) >= limit:
-                break
-    return bytes(body)

@@ -25,15 +25,11 @@ DIALECTS: Mapping[ProviderKind, Dialect] = {
 
 
 class ProviderRegistry:
-    """Owns the providers of a process and their connections."""
+    """The providers of a process, which generate over connections that are not its own."""
 
-    def __init__(self, catalog_providers: Mapping[str, ProviderConfig]) -> None:
-        self._clients = ProviderClients(catalog_providers)
+    def __init__(self, clients: ProviderClients) -> None:
+        self._clients = clients
         self._providers: dict[ProviderClient, HttpProvider] = {}
-
-    def replace(self, catalog_providers: Mapping[str, ProviderConfig]) -> None:
-        """Reach providers as a reloaded catalog says; turns under way keep theirs."""
-        self._clients.replace(catalog_providers)
 
     def get(self, provider_id: str, tenant_id: UUID, otherwise: ProviderConfig | None = None) -> Provider:
         """The provider as `tenant_id` reaches it; the same object each time, shared by tenants without an override.
@@ -47,8 +43,7 @@ class ProviderRegistry:
         return self._providers[client]
 
     async def aclose(self) -> None:
-        """Stop draining, then close every connection."""
+        """Stop draining. To be called before the clients are closed."""
         for provider in self._providers.values():
             await provider.aclose()
         self._providers.clear()
-        await self._clients.aclose()

@@ -11,7 +11,6 @@ turns, which see the new frontier and the messages behind it in one snapshot, ne
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from uuid import UUID
@@ -36,13 +35,13 @@ from shared.turns.context import PlannedMessage
 from shared.turns.lifecycle import TokenUsage
 from worker.providers.base import Completion, GenerationRequest, ProviderError
 from worker.providers.registry import ProviderRegistry
+from worker.summaries.asking import ask, models_for
 from worker.summaries.output import parse_summary
 from worker.summaries.prompt import summary_question, without_oldest
 from worker.summaries.request import SummaryRequest
 
 logger = logging.getLogger(__name__)
 
-ENDPOINT = "responses"
 MAX_SHORTER_TRIES = 2
 _CONTEXT_LENGTH_MARKS = ("context_length_exceeded", "maximum context length", "token limit", "too many tokens")
 
@@ -137,24 +136,19 @@ class ThreadSummaryJob:
         return _Task(chat.user_id, self._model_for(chat), None if summary is None else summary.summary_text, messages)
 
     def _model_for(self, chat: Chat) -> CatalogModel:
-        catalog = self.catalog.current
-        for model_id in (self.settings.thread_summary_worker.summary_model_id, chat.model):
-            model = catalog.find_model(model_id)
-            if model is not None and model.enabled:
-                return model
-        selected = catalog.find_model(chat.model)
-        standing_in = catalog.default_of(selected.tier) if selected is not None else catalog.default_model()
-        standing_in = standing_in or catalog.default_model()
-        if standing_in is None:
+        wanted = self.settings.thread_summary_worker.summary_model_id
+        model = next(models_for(self.catalog.current, wanted=wanted, chat_model=chat.model), None)
+        if model is None:
             raise LookupError("no enabled model can summarize")
-        return standing_in
+        return model
 
     async def _ask(self, request: SummaryRequest, task: _Task) -> Completion:
         """The model's answer, about fewer messages if all of them are too long for it."""
         messages: Sequence[PlannedMessage] = task.messages
         for tries_left in range(MAX_SHORTER_TRIES, -1, -1):
             try:
-                return await self._call(self._generation(request, task, messages))
+                generation = self._generation(request, task, messages)
+                return await ask(generation, providers=self.providers, metrics=self.metrics)
             except ProviderError as error:
                 shorter = without_oldest(messages) if tries_left and _is_context_length(error) else None
                 if shorter is None:
@@ -163,22 +157,6 @@ class ThreadSummaryJob:
                 self._count("retry")
                 messages = shorter
         raise AssertionError("the last try returns or raises")
-
-    async def _call(self, generation: GenerationRequest) -> Completion:
-        provider_id = generation.model.provider_id
-        labels = {"provider": provider_id, "endpoint": ENDPOINT}
-        provider = self.providers.get(provider_id, generation.tenant_id)
-        began = time.monotonic()
-        try:
-            completion = await provider.complete(
-                generation, on_requested=self.metrics.provider_requests.labels(**labels).inc
-            )
-        except ProviderError as error:
-            status = error.code if error.http_status is None else str(error.http_status)
-            self.metrics.provider_errors.labels(provider=provider_id, status=status).inc()
-            raise
-        self.metrics.provider_latency_ms.labels(**labels).observe((time.monotonic() - began) * 1000)
-        return completion
 
     def _generation(
         self, request: SummaryRequest, task: _Task, messages: Sequence[PlannedMessage]

@@ -30,7 +30,7 @@ from shared.turns.finalize import Finalized, TurnFinalizer
 from shared.turns.frames import started_frame
 from shared.turns.lifecycle import Ending, TurnState
 from shared.turns.repository import TurnRepository
-from shared.turns.stop import end_log
+from shared.turns.stop import end_log, leave_log
 from shared.turns.tables import Turn
 from shared.turns.tools import IncludedTools
 from shared.valkey.client import REDIS_FAILURE, is_valkey_away
@@ -98,6 +98,7 @@ class TurnRunner:
                 cited = [frames.citations(ending.citations)] if finalized.ending.citations else []
                 warnings = await self.quota_warnings.after(finalized)
                 await publisher.finish([*cited, finalized.terminal_frame(quota_warnings=warnings)])
+                await leave_log(self.log, held.keys, finalized)
             else:
                 await end_log(self.log, held.keys, finalized)
 

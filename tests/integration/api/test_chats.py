@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from shared.attachments.tables import Attachment
 from shared.chats.tables import Chat
-from shared.clock import rfc3339
+from shared.clock import SystemClock, rfc3339
+from shared.events.log import FAREWELL_MS
 from shared.ids import new_uuid4
 from shared.outbox.tables import OutboxMessage
+from shared.turns.tables import Turn
+from shared.valkey.keyspace import TurnKeys
 from tests.integration.api.rows import store_attachment, store_running_turn, store_turn
 from tests.support.api import RunningApi
 from tests.support.catalogs import DISABLED, MINI, NANO, PREMIUM, STANDARD
@@ -152,19 +156,75 @@ async def test_07_deleting_hands_attachments_and_provider_data_to_the_cleanup(
     chat, other = await create(client), await create(client)
     sessions = api.context.sessions
     live = await store_attachment(sessions, chat["id"], ann)
-    deleted = await store_attachment(sessions, chat["id"], ann, deleted_at=live.created_at)
+    unknown = await store_attachment(sessions, chat["id"], ann, deleted_at=live.created_at)
+    ended = [
+        await store_attachment(sessions, chat["id"], ann, deleted_at=live.created_at, cleanup_status=status)
+        for status in ("done", "failed")
+    ]
     elsewhere = await store_attachment(sessions, other["id"], ann)
     await client.delete(f"/chats/{chat['id']}")
 
     async with sessions() as session:
         statuses = {row.id: row.cleanup_status for row in await session.scalars(select(Attachment))}
         messages = list(await session.scalars(select(OutboxMessage)))
-    assert statuses == {live.id: "pending", deleted.id: None, elsewhere.id: None}
+    expected = {live.id: "pending", unknown.id: "pending", ended[0].id: "done", ended[1].id: "failed"}
+    assert statuses == {**expected, elsewhere.id: None}
     [message] = messages
     assert (message.queue, message.partition_key, message.delivered_at) == ("chat_cleanup", chat["id"], None)
     assert message.payload.keys() == {"reason", "tenant_id", "chat_id", "system_request_id", "chat_deleted_at"}
     assert message.payload["reason"] == "chat_soft_delete"
     assert (message.payload["tenant_id"], message.payload["chat_id"]) == (str(ann.tenant_id), chat["id"])
+
+
+async def test_74_an_empty_chat_leaves_a_cleanup_message_too(client: httpx.AsyncClient, api: RunningApi) -> None:
+    chat = await create(client)
+    await client.delete(f"/chats/{chat['id']}")
+    assert (await client.delete(f"/chats/{chat['id']}")).status_code == 404
+    async with api.context.sessions() as session:
+        messages = (await session.scalars(select(OutboxMessage))).all()
+    assert [(message.queue, message.partition_key) for message in messages] == [("chat_cleanup", chat["id"])]
+    written = {"kind": "chat_cleanup", "result": "ok"}
+    assert api.context.metrics.registry.get_sample_value("mini_chat_outbox_enqueue_total", written) == 1
+
+
+async def test_07_deleting_deletes_the_event_logs(client: httpx.AsyncClient, api: RunningApi, ann: Caller) -> None:
+    """Of the turns that have ended, deleted ones included; a running one ends its log itself."""
+    chat, other = await create(client), await create(client)
+    context = api.context
+
+    async def add_log(chat_id: str, **columns: Any) -> TurnKeys:
+        request_id = await store_running_turn(context.sessions, chat_id, ann)
+        async with context.sessions.begin() as session:
+            await session.execute(update(Turn).where(Turn.request_id == request_id).values(**columns))
+        keys = TurnKeys(UUID(chat_id), request_id)
+        await context.valkey.xadd(keys.events, {"e": "stream_started", "f": "x"}, id="0-1")
+        await context.valkey.expire(keys.events, 60)
+        return keys
+
+    now = SystemClock().now()
+    ended = await add_log(chat["id"], state="completed", completed_at=now)
+    deleted = await add_log(chat["id"], state="failed", completed_at=now, deleted_at=now)
+    elsewhere = await add_log(other["id"], state="completed", completed_at=now)
+    held = await add_log(chat["id"], attempt=1, lease_owner="w", lease_expires_at=now + timedelta(minutes=1))
+    await client.delete(f"/chats/{chat['id']}")
+    left = [keys for keys in (ended, deleted, elsewhere, held) if await context.valkey.exists(keys.events)]
+    assert left == [elsewhere, held]
+    requested = {"trigger": "internal"}
+    assert context.metrics.registry.get_sample_value("mini_chat_cancel_requested_total", requested) == 1
+
+
+async def test_07_a_turn_that_nobody_holds_ends_with_its_chat_and_its_log_soon_after(
+    client: httpx.AsyncClient, api: RunningApi, ann: Caller
+) -> None:
+    chat = await create(client)
+    request_id = await store_running_turn(api.context.sessions, chat["id"], ann)
+    keys = TurnKeys(UUID(chat["id"]), request_id)
+    await api.context.valkey.xadd(keys.events, {"e": "stream_started", "f": "x"}, id="0-1")
+    await client.delete(f"/chats/{chat['id']}")
+    newest = await api.context.log.newest(keys)
+    assert newest is not None
+    assert newest.is_terminal
+    assert 0 < await api.context.valkey.pttl(keys.events) <= FAREWELL_MS
 
 
 async def test_08_models(client: httpx.AsyncClient) -> None:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import httpx
 import pytest
-from sqlalchemy import update
+from sqlalchemy import event, update
 
 from shared.messages.tables import Message
 from tests.integration.api.rows import StoredTurn, attach, react, store_attachment, store_turn
@@ -17,6 +17,13 @@ from tests.support.problems import assert_problem
 from tests.support.tokens import Caller
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+IMAGE: dict[str, Any] = {
+    "attachment_kind": "image",
+    "for_file_search": False,
+    "img_thumbnail": b"webp",
+    "img_thumbnail_width": 1,
+    "img_thumbnail_height": 1,
+}
 
 
 @pytest.fixture
@@ -184,3 +191,30 @@ async def test_rows_of_no_turn_and_deleted_rows_are_not_shown(
     shown = [UUID(item["id"]) for item in (await messages(client, chat_id))["items"]]
     assert shown == [message.id for turn in turns[1:] for message in (turn.question, turn.answer)]
     assert (await client.get(f"/chats/{chat_id}")).json()["message_count"] == 4
+
+
+async def test_a_page_of_100_messages_takes_four_statements(
+    client: httpx.AsyncClient, api: RunningApi, chat_id: str, ann: Caller
+) -> None:
+    """The chat, its messages, their attachments with the thumbnails, and the reactions: however many there are."""
+    sessions = api.context.sessions
+    image = await store_attachment(sessions, chat_id, ann, **IMAGE)
+    for number in range(50):
+        turn = await store_turn(sessions, chat_id, ann, at=NOON + timedelta(minutes=number))
+        await attach(sessions, turn.question, image, at=NOON)
+        await react(sessions, turn.answer, ann, "like")
+    statements: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        statements.append(statement)
+
+    engine = api.context.engine.sync_engine
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        items = (await messages(client, chat_id, limit=100))["items"]
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+    assert len(items) == 100
+    assert all(item["attachments"][0]["img_thumbnail"] for item in items[::2])
+    assert {item["my_reaction"] for item in items[1::2]} == {"like"}
+    assert len(statements) == 4

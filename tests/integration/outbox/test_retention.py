@@ -102,6 +102,10 @@ async def leave_attachment(sessions: Sessions, turn: Turn, cleanup_status: str) 
     await add(sessions, attachment(turn, cleanup_status=cleanup_status))
 
 
+async def leave_upload(sessions: Sessions, turn: Turn) -> None:
+    await add(sessions, attachment(turn, status="pending", cleanup_status="done"))
+
+
 async def leave_vector_store(sessions: Sessions, turn: Turn) -> None:
     values = {"id": new_uuid4(), "tenant_id": turn.tenant_id, "provider": "openai", "created_at": NOW}
     await add(sessions, ChatVectorStore(chat_id=turn.chat_id, **values))
@@ -120,11 +124,12 @@ async def leave_message(sessions: Sessions, turn: Turn) -> None:
     [
         lambda sessions, turn: leave_attachment(sessions, turn, "pending"),
         lambda sessions, turn: leave_attachment(sessions, turn, "failed"),
+        leave_upload,
         leave_vector_store,
         leave_running_turn,
         leave_message,
     ],
-    ids=["pending", "failed", "vector store", "running turn", "undelivered"],
+    ids=["pending", "failed", "upload", "vector store", "running turn", "undelivered"],
 )
 async def test_a_chat_that_is_still_needed_stays(
     sessions: Sessions, purge: Purge, leave: Callable[[Sessions, Turn], Awaitable[None]]

@@ -68,7 +68,8 @@ def test_scripts_are_accepted_all_or_none() -> None:
 def test_the_queue_serves_in_order_and_skips_what_does_not_match() -> None:
     """A script with `match` waits for its request; those behind it do not wait for it."""
     queue = ScriptQueue()
-    queue.extend([Script(text="1", match="weather"), Script(text="2"), Script(text="3"), Script(text="4")])
+    for script in (Script(text="1", match="weather"), Script(text="2"), Script(text="3"), Script(text="4")):
+        queue.add(script)
     taken = [queue.take("hi"), queue.take("the weather today"), queue.take("weather"), queue.take("x")]
     assert [script and script.text for script in taken] == ["2", "1", "3", "4"]
     assert queue.take("hi") is None

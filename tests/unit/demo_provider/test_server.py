@@ -44,12 +44,6 @@ async def test_records_can_be_cleared(provider: Provider) -> None:
         assert await response.json() == []
 
 
-async def test_storage_is_empty(provider: Provider) -> None:
-    """Nothing can be stored yet."""
-    async with provider.session.get("/_control/storage") as response:
-        assert await response.json() == {"files": [], "vector_stores": []}
-
-
 @pytest.mark.parametrize("body", ["{", '{"text":"x"}', '[{"txt":"x"}]', '[{"rate":"fast"}]', "[[]]", "[" * 100_000])
 async def test_invalid_scripts_are_refused(provider: Provider, body: str) -> None:
     """With 400, and none of them is queued."""

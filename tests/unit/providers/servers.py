@@ -19,6 +19,7 @@ END_OF_CHUNKS = b"0\r\n\r\n"
 class Exchange:
     """One request and the way to answer it."""
 
+    method: str
     target: str
     headers: dict[str, str]
     body: bytes
@@ -118,4 +119,5 @@ async def _read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
     request_line, *lines = head.strip().split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     body = await reader.readexactly(int(headers.get("content-length", 0)))
-    return Exchange(request_line.split()[1], headers, body, reader, writer)
+    method, target = request_line.split()[:2]
+    return Exchange(method, target, headers, body, reader, writer)

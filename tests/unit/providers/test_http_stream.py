@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from shared.model_catalog.catalog import ProviderConfig
+from shared.providers.client import ProviderClients
 from shared.turns.lifecycle import TokenUsage
 from tests.unit.providers.factories import TENANT, a_config, a_model, a_request, completed, delta, frame
 from tests.unit.providers.servers import END_OF_CHUNKS, STREAM_HEAD, Exchange, Script, Server, drop, serving
@@ -29,11 +30,13 @@ ANSWER = [TextDelta("Hel"), TextDelta("lo"), Completed("resp_1", TokenUsage(5, 2
 
 @asynccontextmanager
 async def a_provider(config: ProviderConfig) -> AsyncIterator[Provider]:
-    registry = ProviderRegistry({"main": config})
+    clients = ProviderClients({"main": config})
+    registry = ProviderRegistry(clients)
     try:
         yield registry.get("main", TENANT)
     finally:
         await registry.aclose()
+        await clients.aclose()
 
 
 @asynccontextmanager

@@ -1,0 +1,56 @@
+"""One try to remove an attachment's file, and what becomes of its row."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from shared.attachments.cleanup import CleanupRepository, FileToRemove
+from shared.db.engine import Sessions
+from shared.metrics import Metrics
+from shared.providers.storage import StorageError
+from worker.cleanup.removal import Removal
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FileCleanup:
+    """Removes files on behalf of the cleanups of chats and of attachments, and counts their failures."""
+
+    sessions: Sessions
+    removal: Removal
+    metrics: Metrics
+    max_attempts: int
+
+    async def remove(self, file: FileToRemove, *, vector_store_id: str | None = None) -> str:
+        """Its `cleanup_status` after this try: `done`, `pending` for another try, or `failed`.
+
+        No row lock is held while the provider is asked. A worker that dies in between leaves the row `pending`, and
+        the next try finds nothing at the provider.
+        """
+        try:
+            await self.removal.remove_file(file, vector_store_id=vector_store_id)
+        except StorageError as error:
+            return await self._count_failure(file, error)
+        async with self.sessions.begin() as session:
+            is_mine = await CleanupRepository(session).mark_done(file)
+        if is_mine and file.provider_file_id is not None:
+            self.metrics.cleanup_completed.labels(resource_type="file").inc()
+        return "done"
+
+    async def _count_failure(self, file: FileToRemove, error: StorageError) -> str:
+        async with self.sessions.begin() as session:
+            status = await CleanupRepository(session).count_failure(
+                file, error=str(error), max_attempts=self.max_attempts
+            )
+        if status == "failed":
+            self.metrics.cleanup_failed.labels(resource_type="file").inc()
+            logger.error(
+                "a file is left at its provider, no further try is made",
+                extra={"attachment_id": str(file.attachment_id), "reason": str(error)},
+            )
+            return status
+        if status is not None:
+            self.removal.count_retry("file", error)
+        return "pending"
