@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from sqlalchemy import text
-
 from shared.attachments.indexing import IndexingRepository
 from shared.attachments.tables import Attachment
+from shared.db.alone import alone
 from shared.db.engine import Sessions
 from shared.metrics import Metrics
 from shared.providers.storage import DOCUMENT_PURPOSE, ProviderStorage, ProviderStorages, StorageError
@@ -48,8 +47,8 @@ class StuckUploads:
 
     async def run(self) -> None:
         """One pass, unless another process is at it. Raises what the database and Valkey raise."""
-        async with self.sessions.begin() as session:
-            if not await session.scalar(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": STUCK_LOCK}):
+        async with alone(self.sessions, STUCK_LOCK) as session:
+            if session is None:
                 return
             stuck = IndexingRepository(session)
             await self._search(

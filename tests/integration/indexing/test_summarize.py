@@ -139,7 +139,7 @@ async def test_a_document_is_summarized_by_its_chats_model(stage: StorageStage, 
         {"cleanup_status": "pending"},
         {"doc_summary": "there is one"},
     ],
-    ids=str,
+    ids=["image", "spreadsheet", "failed", "deleted", "chat deleted", "summarized"],
 )
 async def test_what_gets_no_summary(stage: StorageStage, queue: TurnQueue, columns: dict[str, Any]) -> None:
     attachment = await a_document(stage)
