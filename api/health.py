@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
@@ -11,16 +11,19 @@ from api.problems import problem_responses
 from api.sse import SSE_MEDIA_TYPE
 from shared.health import ReadinessProbe
 
+LIVENESS: Final = "/healthz"
+READINESS: Final = "/readyz"
+
 router = APIRouter(tags=["health"])
 
 
-@router.get("/healthz")
+@router.get(LIVENESS)
 async def get_health() -> dict[str, str]:
     """The process runs."""
     return {"status": "ok"}
 
 
-@router.get("/readyz", responses={503: {"description": "Some check failed"}})
+@router.get(READINESS, responses={503: {"description": "Some check failed"}})
 async def get_readiness(context: Context) -> Response:
     """The process can do its work: each check by name."""
     readiness = await ReadinessProbe(context.sessions, context.valkey, context.catalog, context.draining).run()

@@ -61,7 +61,8 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     install_handlers(app)
-    app.add_middleware(RequestMiddleware)
+    probes = {settings.prefix + path for path in (health.LIVENESS, health.READINESS)}
+    app.add_middleware(RequestMiddleware, unrecorded=probes)
     if settings.cors.allow_origins:
         app.add_middleware(
             CORSMiddleware,
