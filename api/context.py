@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.auth import Authenticator
+from api.limits.limiter import Limiter
 from api.turns.audience import Audience
 from api.turns.follow import TurnFollower
 from api.turns.live import LiveFeed
@@ -35,6 +36,7 @@ class ApiContext:
     followers: TurnFollower
     audience: Audience
     stopper: TurnStopper
+    limiter: Limiter
     catalog: CatalogHolder
     policies: FilePolicySource
     clock: Clock

@@ -20,6 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
+from api.limits.errors import LimitReachedError
 from shared.db.engine import is_database_away
 from shared.errors import (
     ChatError,
@@ -70,6 +71,7 @@ _ANY_ROUTE: Final[tuple[type[ChatError], ...]] = (
     InvalidError,
     UnauthenticatedError,
     ForbiddenError,
+    ThrottledError,
     UnavailableError,
     ChatError,
 )
@@ -195,6 +197,8 @@ def _headers_for(error: ChatError, status: int) -> dict[str, str]:
     retry_after = getattr(error, "retry_after_secs", None)
     if retry_after is not None:
         headers["Retry-After"] = str(retry_after)
+    if isinstance(error, LimitReachedError):
+        headers |= error.fields
     return headers
 
 

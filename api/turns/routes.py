@@ -9,6 +9,7 @@ from api.auth import Action, Principal
 from api.context import ApiContext
 from api.dependencies import ChatIdPath, Context, RequestIdPath, require
 from api.json_route import JsonRoute
+from api.limits.errors import QueueFullError
 from api.problems import problem_responses
 from api.turns.attach import attach, replay
 from api.turns.cancel import stop_turn
@@ -18,7 +19,7 @@ from api.turns.relay import SSE_MEDIA_TYPE, EventStreamResponse
 from api.turns.schemas import EditTurn, ReplacementOptions, SendMessage, TurnStatus
 from api.turns.submit import Existing, submit_turn
 from shared.chats.errors import ChatNotFoundError
-from shared.errors import FieldError, InvalidError, ThrottledError, TooLargeError
+from shared.errors import FieldError, InvalidError, TooLargeError
 from shared.events.ids import Cursor, parse_cursor
 from shared.ids import new_uuid4
 from shared.quotas.errors import QuotaExceededError
@@ -63,7 +64,7 @@ _SEND_ERRORS: Final = (
     InputTooLongError,
     ContextBudgetExceededError,
     QuotaExceededError,
-    ThrottledError,
+    QueueFullError,
 )
 _SEND_PROBLEMS: Final = problem_responses(ChatNotFoundError, *_SEND_ERRORS)
 _REPLACEMENT_PROBLEMS: Final = problem_responses(*_SEND_ERRORS, InvalidTurnStateError, NotLatestTurnError)
@@ -103,7 +104,7 @@ async def send_message(
     )
     cursor = _cursor_of(last_event_id)
     result = await submit_turn(turn_request, principal, context, may_attach=last_event_id is not None)
-    return await _stream(result, last_event_id, cursor, context)
+    return await _stream(result, last_event_id, cursor, principal, context)
 
 
 @router.post(
@@ -190,7 +191,7 @@ async def stream_events(
     turn = await _get_turn(chat_id, request_id, principal, context)
     if turn.deleted_at is not None:
         raise TurnNotFoundError
-    return await attach(turn, cursor, source="events", context=context)
+    return await attach(turn, cursor, principal, source="events", context=context)
 
 
 @router.post(
@@ -231,17 +232,21 @@ async def _replace(
         may_attach=last_event_id is not None,
     )
     result = await replace_turn(command, principal, context)
-    return await _stream(result, last_event_id, cursor, context)
+    return await _stream(result, last_event_id, cursor, principal, context)
 
 
 async def _stream(
-    result: Accepted | Existing, last_event_id: str | None, cursor: Cursor, context: ApiContext
+    result: Accepted | Existing,
+    last_event_id: str | None,
+    cursor: Cursor,
+    principal: Principal,
+    context: ApiContext,
 ) -> Response:
     """The stream of a new turn, or of the one that the request id names: joined if a place in it was named."""
     if isinstance(result, Accepted):
         return _new_stream(result, context)
     if last_event_id is not None:
-        return await attach(result.turn, cursor, source="post", context=context)
+        return await attach(result.turn, cursor, principal, source="post", context=context)
     return await replay(result.turn, context=context)
 
 
@@ -254,6 +259,7 @@ def _new_stream(accepted: Accepted, context: ApiContext) -> Response:
         cursor=None,
         first_frame=accepted.started if accepted.is_logged else None,
         is_awaited=turn.on_disconnect == "cancel",
+        place=accepted.place,
     )
 
 

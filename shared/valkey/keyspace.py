@@ -5,6 +5,9 @@
     mc:{<chat_id>:<request_id>}:clients  zset     attached clients by process, scored with their heartbeat's expiry
     mc:{<chat_id>:<request_id>}:live     channel  each entry of the log, at the moment it is appended
     mc:cancel                            channel  asks workers to stop a turn
+    mc:limit:{<tenant>:<user>}:rate      string   when the user's bucket of requests is full again; until then
+    mc:limit:{<tenant>:<user>}:turns     zset     turns that count as running, scored with their beginning
+    mc:limit:{<tenant>:<user>}:streams   zset     open streams, scored with the expiry of their process's heartbeat
     mc:queue:wake                        list     one token per waiting job, capped; only while jobs wait
     mc:queue:running                     zset     jobs taken out of arq's queue by a worker; only while there are some
     arq:queue, arq:job:*, …              arq's own
@@ -22,6 +25,8 @@ from uuid import UUID
 CANCEL_CHANNEL = "mc:cancel"
 QUEUE_WAKE = "mc:queue:wake"
 QUEUE_RUNNING = "mc:queue:running"
+TURN_EVENTS = "mc:{%s:%s}:events"
+"""Of a chat id and a request id; a script fills it in."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class TurnKeys:
 
     @cached_property
     def events(self) -> str:
-        return f"{self._tag}:events"
+        return TURN_EVENTS % (self.chat_id, self.request_id)
 
     @cached_property
     def cancel(self) -> str:
@@ -50,3 +55,27 @@ class TurnKeys:
     @cached_property
     def _tag(self) -> str:
         return f"mc:{{{self.chat_id}:{self.request_id}}}"
+
+
+@dataclass(frozen=True)
+class LimitKeys:
+    """The keys by which one user is limited."""
+
+    tenant_id: UUID
+    user_id: UUID
+
+    @property
+    def rate(self) -> str:
+        return f"{self._tag}:rate"
+
+    @property
+    def turns(self) -> str:
+        return f"{self._tag}:turns"
+
+    @property
+    def streams(self) -> str:
+        return f"{self._tag}:streams"
+
+    @property
+    def _tag(self) -> str:
+        return f"mc:limit:{{{self.tenant_id}:{self.user_id}}}"
