@@ -27,7 +27,7 @@ STREAMS = 2
 TURNS = 2
 QUEUE = 3
 
-SLOW = {"tokens": 2_000, "rate": 20}
+SLOW = scripted(tokens=2_000, rate=20)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def assert_limited(answer: httpx.Response, name: str, policy: str) -> None:
 @asynccontextmanager
 async def running_turn(client: httpx.AsyncClient, chat_id: str) -> AsyncIterator[tuple[Stream, str]]:
     """A turn that is being written, and its request id; it is stopped at the end."""
-    body = message(scripted(**SLOW))
+    body = message(SLOW)
     async with open_stream(client, "POST", send_path(chat_id), json=body) as stream:
         await stream.until("delta")
         try:
@@ -157,7 +157,7 @@ async def test_a_killed_replica_frees_the_places_of_its_streams(
     valkey = limited.valkey()
     with limited.extra_api() as doomed:
         async with limited.client(caller, api=doomed) as client:
-            body = message(scripted(**SLOW))
+            body = message(SLOW)
             async with open_stream(client, "POST", send_path(chat_id), json=body) as stream:
                 await stream.until("delta")
                 path = events_path(chat_id, body["request_id"])

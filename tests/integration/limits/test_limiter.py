@@ -234,4 +234,4 @@ def _entering(api: RunningApi, principal: Principal, turn: TurnKeys) -> Any:
 
 
 async def _is_empty(api: RunningApi, keys: LimitKeys) -> bool:
-    return await api.context.valkey.exists(keys.turns, keys.streams) == 0
+    return not await api.context.valkey.exists(keys.turns, keys.streams)
