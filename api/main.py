@@ -14,6 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from api import health
 from api.chats.routes import router as chats
 from api.lifespan import lifespan_of
+from api.loopback import LoopbackOnly
 from api.messages.routes import router as messages
 from api.middleware import Foyer, RequestMiddleware
 from api.model_catalog.routes import router as model_catalog
@@ -59,6 +60,8 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     install_handlers(app)
+    if settings.auth.mode == "dev" and not settings.auth.dev_on_any_host:
+        app.add_middleware(LoopbackOnly, allow_origins=settings.cors.allow_origins)
     app.add_middleware(RequestMiddleware)
     if settings.cors.allow_origins:
         app.add_middleware(
@@ -66,7 +69,7 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> FastAPI:
             allow_origins=settings.cors.allow_origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["Location", "Retry-After"],
+            expose_headers=["Location", "Retry-After", "RateLimit", "RateLimit-Policy"],
         )
     app.include_router(health.router, prefix=settings.prefix)
     for router in ROUTERS:

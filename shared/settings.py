@@ -261,8 +261,15 @@ class TracingSettings(Group):
     otlp_endpoint: str = ""
 
 
+def _require_origin(text: str) -> str:
+    parts = urlsplit(text)
+    if text != "*" and not (_is_web_address(text) and text == f"{parts.scheme}://{parts.netloc}".lower()):
+        raise ValueError("must be * or an origin as browsers send it, such as https://chat.example")
+    return text
+
+
 class CorsSettings(Group):
-    allow_origins: tuple[str, ...] = ()
+    allow_origins: tuple[Annotated[str, AfterValidator(_require_origin)], ...] = ()
 
 
 class PageSettings(Group):

@@ -1,7 +1,7 @@
 """Nobody reaches what is not theirs: every route of the document, with every kind of caller who must not get in.
 
-The routes come from the OpenAPI document: one without a row here fails. What a stranger is told of something that exists
-is, to the byte, what everybody is told of something that does not.
+The routes come from the OpenAPI document: one without a row here fails. What a stranger is told of something that
+exists is, to the byte, what everybody is told of something that does not.
 """
 
 from __future__ import annotations
