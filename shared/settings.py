@@ -56,7 +56,7 @@ class ConfigurationError(Exception):
 class Group(BaseModel):
     """A level of the tree: unknown members are refused, values never change."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
 
 
 def _require_power_of_two(value: int) -> int:
