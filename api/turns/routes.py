@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Header, Query
+from pydantic.json_schema import SkipJsonSchema
 from starlette.responses import Response
 
 from api.auth import Action, Principal
@@ -16,7 +17,7 @@ from api.turns.cancel import stop_turn
 from api.turns.mutate import ReplaceTurn, delete_turn, replace_turn
 from api.turns.preflight import Accepted, TurnRequest
 from api.turns.relay import SSE_MEDIA_TYPE, EventStreamResponse
-from api.turns.schemas import EditTurn, ReplacementOptions, SendMessage, TurnStatus
+from api.turns.schemas import EVENT_ID_PATTERN, EVENT_SCHEMA, EditTurn, ReplacementOptions, SendMessage, TurnStatus
 from api.turns.submit import Existing, submit_turn
 from shared.chats.errors import ChatNotFoundError
 from shared.errors import FieldError, InvalidError, TooLargeError
@@ -49,7 +50,7 @@ _STREAM: Final[dict[int | str, dict[str, Any]]] = {
             "`citations` at most once, and one `done` or `error`. `stream_started` and `restart` mean: drop what "
             "came before."
         ),
-        "content": {SSE_MEDIA_TYPE: {"schema": {"type": "string"}}},
+        "content": {SSE_MEDIA_TYPE: {"schema": EVENT_SCHEMA}},
     }
 }
 
@@ -74,8 +75,12 @@ _ABOUT_TO_END: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 LastEventId = Annotated[
-    str | None,
-    Header(alias="Last-Event-ID", description="Go on after this event; empty: from the start."),
+    str | SkipJsonSchema[None],
+    Header(
+        alias="Last-Event-ID",
+        description="Go on after this event; empty: from the start.",
+        json_schema_extra={"pattern": f"^({EVENT_ID_PATTERN})?$"},
+    ),
 ]
 
 
@@ -183,11 +188,17 @@ async def stream_events(
     principal: Annotated[Principal, Depends(require(Action.READ_TURN, with_cookie=True))],
     last_event_id: LastEventId = None,
     last_event_id_query: Annotated[
-        str | None, Query(alias="last_event_id", description="As the header, which wins.")
+        str | SkipJsonSchema[None],
+        Query(
+            alias="last_event_id",
+            description="As the header, which wins.",
+            json_schema_extra={"pattern": f"^({EVENT_ID_PATTERN})?$"},
+        ),
     ] = None,
 ) -> Response:
     """Attach to a turn, resume it after an event, or replay it once it has ended."""
-    cursor = _cursor_of(last_event_id if last_event_id is not None else last_event_id_query)
+    of_query = _cursor_of(last_event_id_query)
+    cursor = of_query if last_event_id is None else _cursor_of(last_event_id)
     turn = await _get_turn(chat_id, request_id, principal, context)
     if turn.deleted_at is not None:
         raise TurnNotFoundError
