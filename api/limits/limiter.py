@@ -4,8 +4,8 @@ A turn is checked in the one round trip that every send makes anyway, after the 
 is not counted. All other requests are counted once their caller is known. Streams have places that run out with their
 process; turns count until their log says that they have ended or, where a log cannot say it, their row.
 
-The queue's length is that of its waiting set: jobs that no worker has taken. Sends that are between their check and
-their enqueue are not in it, so that a burst may exceed the limit by as many as one instant brings.
+Waiting turns are the jobs that no worker has taken, and the turns that are between this check and their enqueue: the
+slower the database, the more of these, and the more it matters that they count.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from shared.queue.queue import QUEUE_NAME
 from shared.settings import Settings
 from shared.turns.repository import TurnRepository
 from shared.valkey.client import REDIS_FAILURE, Valkey
-from shared.valkey.keyspace import TURN_EVENTS, LimitKeys, TurnKeys
+from shared.valkey.keyspace import QUEUE_ADMITTED, TURN_EVENTS, LimitKeys, TurnKeys
 from shared.valkey.scripts import Script
 
 logger = logging.getLogger(__name__)
 
-LOGLESS_MS = 60_000
-"""From the check to the log of an accepted turn: far longer than its transaction may take."""
+PREFLIGHT_MS = 60_000
+"""From the check to the log and the job of an accepted turn: far longer than its transaction may take."""
 LOG_MARGIN_SECS = 600
 """A turn's log outlives the oldest possible turn by this."""
 OPEN_PATIENCE_SECS = 0.5
@@ -50,18 +50,19 @@ class Entry:
 
     Attributes:
         stream: the place of its first stream, if streams are limited.
-        turn: its own place, if turns are limited.
+        places: all that it has taken.
+        name: of its place in the queue.
     """
 
     is_answered: bool
     stream: Place | None = None
-    turn: Place | None = None
+    places: tuple[Place, ...] = ()
+    name: str = ""
 
     def give_back(self) -> None:
         """There is no such turn after all."""
-        for place in (self.stream, self.turn):
-            if place is not None:
-                place.give_back()
+        for place in self.places:
+            place.give_back()
 
 
 class Limiter:
@@ -144,16 +145,20 @@ class Limiter:
             logger.warning("Valkey does not answer: %r", error)
             yield Entry(is_answered=False)
             return
-        stream = self._places.of(keys.streams, name) if self._limits.concurrent_streams_per_user else None
-        member = f"{turn.chat_id} {turn.request_id} {name}"
-        entry = Entry(
-            True, stream, self._places.of(keys.turns, member) if self._limits.concurrent_turns_per_user else None
-        )
+        entry = self._entry_of(keys, turn, name)
         try:
             yield entry
         except BaseException:
             entry.give_back()
             raise
+
+    def _entry_of(self, keys: LimitKeys, turn: TurnKeys, name: str) -> Entry:
+        limits, place = self._limits, self._places.of
+        stream = place(keys.streams, name) if limits.concurrent_streams_per_user else None
+        member = f"{turn.chat_id} {turn.request_id} {name}"
+        running = place(keys.turns, member) if limits.concurrent_turns_per_user else None
+        waiting = place(QUEUE_ADMITTED, name) if limits.max_queued_turns else None
+        return Entry(True, stream, tuple(filter(None, (stream, running, waiting))), name)
 
     async def _admit_turn(self, keys: LimitKeys, turn: TurnKeys, name: str) -> None:
         answer = await self._run(keys, interval_us=self._interval_us, turn=turn, name=name)
@@ -195,7 +200,7 @@ class Limiter:
         has_stream = name is not None and limits.concurrent_streams_per_user > 0
         answer: list[Any] = await _ADMIT(
             self._valkey,
-            [keys.rate, keys.turns, keys.streams, QUEUE_NAME],
+            [keys.rate, keys.turns, keys.streams, QUEUE_NAME, QUEUE_ADMITTED],
             [
                 interval_us,
                 self._burst,
@@ -203,7 +208,7 @@ class Limiter:
                 "" if turn is None else str(turn.request_id),
                 limits.concurrent_turns_per_user,
                 TURN_EVENTS,
-                LOGLESS_MS,
+                PREFLIGHT_MS,
                 self._turns_life_ms,
                 limits.concurrent_streams_per_user if most_streams is None else most_streams,
                 PLACE_LIFE_MS if has_stream else 0,

@@ -94,7 +94,7 @@ async def replace_turn(command: ReplaceTurn, principal: Principal, context: ApiC
         if not entry.is_answered:
             raise UnavailableError
         turn = await _commit(request, old, admitted, command, principal, context)
-    return await announce(turn, admitted, entry.stream, context)
+    return await announce(turn, admitted, entry, context)
 
 
 async def delete_turn(chat_id: ChatId, request_id: UUID, principal: Principal, context: ApiContext) -> None:

@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.auth import Principal
 from api.context import ApiContext
+from api.limits.limiter import Entry
 from api.limits.places import Place
 from api.turns.admission import Admission, Case
 from api.turns.attached import Images, check_attachments, check_images
@@ -226,7 +227,7 @@ def _columns(request: TurnRequest, admission: Admission, admitted: Admitted, con
     }
 
 
-async def announce(turn: Turn, admitted: Admitted, place: Place | None, context: ApiContext) -> Accepted:
+async def announce(turn: Turn, admitted: Admitted, entry: Entry, context: ApiContext) -> Accepted:
     """Create the log, then enqueue, in one round trip: clients see the start without waiting for a worker."""
     _observe(turn, admitted.case, context)
     started = started_frame(turn)
@@ -235,12 +236,12 @@ async def announce(turn: Turn, admitted: Admitted, place: Place | None, context:
     keys = TurnKeys(turn.chat_id, turn.request_id)
     try:
         opened, _ = await run_scripts(
-            context.valkey, [context.log.opening(keys, started), context.queue.enqueueing(job)]
+            context.valkey, [context.log.opening(keys, started), context.queue.enqueueing(job, place=entry.name)]
         )
     except REDIS_FAILURE as error:
         logger.warning("an accepted turn is left to the sweeper: %r", error, extra={"turn_id": str(turn.id)})
-        return Accepted(turn, started, False, place)
-    return Accepted(turn, started, opened == b"taken", place)
+        return Accepted(turn, started, False, entry.stream)
+    return Accepted(turn, started, opened == b"taken", entry.stream)
 
 
 def _observe(turn: Turn, case: Case, context: ApiContext) -> None:

@@ -71,7 +71,7 @@ async def submit_turn(
         if isinstance(turn, Existing):
             entry.give_back()
             return turn
-    return await announce(turn, admitted, entry.stream, context)
+    return await announce(turn, admitted, entry, context)
 
 
 async def find_existing(

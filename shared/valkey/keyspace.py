@@ -10,6 +10,7 @@
     mc:limit:{<tenant>:<user>}:streams   zset     open streams, scored with the expiry of their process's heartbeat
     mc:queue:wake                        list     one token per waiting job, capped; only while jobs wait
     mc:queue:running                     zset     jobs taken out of arq's queue by a worker; only while there are some
+    mc:queue:admitted                    zset     turns that are let in and not yet enqueued, scored with their expiry
     arq:queue, arq:job:*, …              arq's own
 
 The braces are a literal hash tag: all keys of a turn share a cluster slot. The chat id is in it because request ids are
@@ -25,6 +26,7 @@ from uuid import UUID
 CANCEL_CHANNEL = "mc:cancel"
 QUEUE_WAKE = "mc:queue:wake"
 QUEUE_RUNNING = "mc:queue:running"
+QUEUE_ADMITTED = "mc:queue:admitted"
 TURN_EVENTS = "mc:{%s:%s}:events"
 """Of a chat id and a request id; a script fills it in."""
 

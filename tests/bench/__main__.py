@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from tests.bench import conversation, growth, profile, queue, relay, stop, whole_path, worker
+from tests.bench import conversation, growth, overload, profile, queue, relay, stop, whole_path, worker
 
 BENCHES: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
     "queue": queue.bench,
@@ -16,6 +16,7 @@ BENCHES: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
     "worker": worker.bench,
     "whole_path": whole_path.bench,
     "stop": stop.bench,
+    "overload": overload.bench,
     "growth": growth.bench,
     "conversation": conversation.bench,
     "profile": profile.bench,

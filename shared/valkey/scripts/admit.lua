@@ -1,9 +1,9 @@
 -- Let a request of a user in if rate, running turns, open streams and queue allow it. What it needs is taken at once or,
 -- but for its count, not at all. The time is the server's: all processes agree on it.
--- KEYS  1 rate, 2 turns, 3 streams, 4 queue
+-- KEYS  1 rate, 2 turns, 3 streams, 4 queue, 5 admitted
 -- ARGV  1 µs between two requests at the highest rate, 0: do not count, 2 requests at once,
 --       3 chat, 4 request id of the turn to begin, '' for none, 5 most turns, 0: any number, 6 name of an events key,
---       with two %s, 7 how long a turn may be without a log in ms, 8 life of the set of turns in ms,
+--       with two %s, 7 how long a turn may take to get a log and a job in ms, 8 life of the set of turns in ms,
 --       9 most streams, 0: any number, 10 life of a stream's place in ms, 0: open none,
 --       11 most waiting jobs, 0: any number, 12 name of the place that is taken
 -- Answers {'in'}, {'requests', µs to wait}, {'turns', member of each that has a log}, {'streams'} or {'queue'}.
@@ -65,8 +65,14 @@ if stream_life > 0 then
   end
 end
 
-if tonumber(ARGV[11]) > 0 and redis.call('ZCARD', KEYS[4]) >= tonumber(ARGV[11]) then
-  return {'queue'}
+local most_waiting = tonumber(ARGV[11])
+if most_waiting > 0 then
+  redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', text(now_ms))
+  if redis.call('ZCARD', KEYS[4]) + redis.call('ZCARD', KEYS[5]) >= most_waiting then
+    return {'queue'}
+  end
+  redis.call('ZADD', KEYS[5], text(now_ms + tonumber(ARGV[7])), ARGV[12])
+  redis.call('PEXPIRE', KEYS[5], 2 * tonumber(ARGV[7]))
 end
 
 if most_turns > 0 then

@@ -10,13 +10,13 @@ from unittest.mock import ANY
 import pytest
 
 from api.auth import ALL_ACTIONS, Principal
-from api.limits.errors import LimitReachedError
-from shared.errors import ChatError
+from api.limits.errors import LimitReachedError, QueueFullError
 from shared.ids import ChatId, RequestId, TenantId, UserId, new_uuid4
 from shared.queue.jobs import RunTurn
 from shared.settings import Settings
-from shared.valkey.keyspace import LimitKeys, TurnKeys
+from shared.valkey.keyspace import QUEUE_ADMITTED, LimitKeys, TurnKeys
 from shared.valkey.pipeline import PipelinedConnection
+from shared.valkey.scripts import run_scripts
 from tests.support.api import RunningApi, running_api
 from tests.support.problems import assert_problem
 from tests.support.tokens import Caller
@@ -84,7 +84,7 @@ async def test_all_limits_of_a_send_take_the_round_trip_that_it_makes_anyway(
         assert_problem(await client.post(send_path(str(new_uuid4())), json={"content": "?"}), 404, "chat_not_found")
         assert commands == []
         assert_problem(await client.post(send_path(chat_id), json=REFUSED_LATE), 400, "invalid_attachment")
-        await wait_until(lambda: commands == ["EVALSHA", "ZREM", "ZREM"])
+        await wait_until(lambda: commands == ["EVALSHA", "ZREM", "ZREM", "ZREM"])
 
 
 async def test_a_send_that_is_refused_later_gives_its_places_back(settings: Settings, ann: Caller) -> None:
@@ -181,13 +181,21 @@ async def test_only_waiting_turns_fill_the_queue(settings: Settings) -> None:
         await api.context.valkey.flushdb()
         jobs = [RunTurn(new_uuid4(), 1) for _ in range(2)]
         for job in jobs:
-            async with _entering(api, a_principal(), a_turn()):
-                await queue.enqueue(job)
-        with pytest.raises(ChatError) as refused:
+            async with _entering(api, a_principal(), a_turn()) as entry:
+                await run_scripts(api.context.valkey, [queue.enqueueing(job, place=entry.name)])
+        with pytest.raises(QueueFullError) as refused:
             async with _entering(api, a_principal(), a_turn()):
                 pass
-        assert (refused.value.code, refused.value.retry_after_secs) == ("queue_full", 5)  # type: ignore[attr-defined]
+        assert (refused.value.code, refused.value.retry_after_secs) == ("queue_full", 5)
         assert len(await queue.pick(at_most=1, in_progress_ms=60_000)) == 1
+        # Also one that is not yet enqueued.
+        async with _entering(api, a_principal(), a_turn()) as entry:
+            with pytest.raises(QueueFullError):
+                async with _entering(api, a_principal(), a_turn()):
+                    pass
+            entry.give_back()
+            await wait_until(lambda: _is_admissible(api))
+        await api.context.valkey.zadd(QUEUE_ADMITTED, {"of a process that died": 1})
         async with _entering(api, a_principal(), a_turn()):
             pass
         await api.context.valkey.flushdb()
@@ -231,6 +239,10 @@ async def test_a_send_that_joins_its_turn_counts_and_is_not_refused(settings: Se
 
 def _entering(api: RunningApi, principal: Principal, turn: TurnKeys) -> Any:
     return api.context.limiter.entering(principal, turn, is_valkey_there=True)
+
+
+async def _is_admissible(api: RunningApi) -> bool:
+    return not await api.context.valkey.exists(QUEUE_ADMITTED)
 
 
 async def _is_empty(api: RunningApi, keys: LimitKeys) -> bool:

@@ -36,7 +36,7 @@ class Bucket:
 
     def ask(self) -> int:
         """0 if the request is let in, else how long to wait."""
-        keys = [self.keys.rate, self.keys.turns, self.keys.streams, "queue"]
+        keys = [self.keys.rate, self.keys.turns, self.keys.streams, "queue", "admitted"]
         arguments = [str(self.interval), str(self.burst), "", "", "0", "", "0", "0", "0", "0", "0", ""]
         answer: Any = self.server.eval(Script("admit").text, len(keys), *keys, *arguments)
         return 0 if answer == [b"in"] else int(answer[1])
