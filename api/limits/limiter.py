@@ -135,22 +135,21 @@ class Limiter:
             LimitReachedError: too many requests, turns or streams of the user.
             QueueFullError: too many turns wait.
         """
-        if not (self._has_turn_limits and is_valkey_there):
-            yield Entry(is_valkey_there)
-            return
-        keys, name = _keys_of(principal), self._places.next_name()
-        try:
-            await self._admit_turn(keys, turn, name)
-        except REDIS_FAILURE as error:
-            logger.warning("Valkey does not answer: %r", error)
-            yield Entry(is_answered=False)
-            return
-        entry = self._entry_of(keys, turn, name)
+        entry = await self._enter(principal, turn) if self._has_turn_limits else Entry(is_valkey_there)
         try:
             yield entry
         except BaseException:
             entry.give_back()
             raise
+
+    async def _enter(self, principal: Principal, turn: TurnKeys) -> Entry:
+        keys, name = _keys_of(principal), self._places.next_name()
+        try:
+            await self._admit_turn(keys, turn, name)
+        except REDIS_FAILURE as error:
+            logger.warning("Valkey does not answer: %r", error)
+            return Entry(is_answered=False)
+        return self._entry_of(keys, turn, name)
 
     def _entry_of(self, keys: LimitKeys, turn: TurnKeys, name: str) -> Entry:
         limits, place = self._limits, self._places.of
