@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -177,9 +178,14 @@ SHARED = {
 
 
 @pytest.fixture(autouse=True)
-def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def bare_environment() -> Iterator[None]:
+    """No variable of ours before, and none after: a command sets some for the processes that it starts."""
+    before = dict(os.environ)
     for name in [name for name in os.environ if name.upper().startswith("MINI_CHAT_")]:
-        monkeypatch.delenv(name)
+        del os.environ[name]
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 TAKEN = [(key, value) for key, (good, _) in RANGES.items() for value in good]
