@@ -7,7 +7,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit
 TURNS ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fmt types bench bench-quick chaos settings-docs lock clean
+.PHONY: help run test lint fmt types bench bench-quick chaos audit settings-docs lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +38,9 @@ bench-quick: $(INSTALLED) ## The same in under 3 minutes, each measurement once
 
 chaos: $(INSTALLED) ## Kill everything again and again under load: make chaos TURNS=1000 SEED=7
 	$(BIN)/python -m tests.chaos --turns $(TURNS) $(if $(SEED),--seed $(SEED))
+
+audit: $(INSTALLED) ## Look the pinned packages up among known vulnerabilities
+	$(BIN)/python -m tests.support.audit
 
 settings-docs: $(INSTALLED) ## Rewrite .env.example and the README's table of settings
 	$(BIN)/python -m tests.support.settings_reference

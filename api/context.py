@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from api.attachments.permits import UploadPermits
 from api.attachments.thumbnails import Thumbnailer
 from api.auth import Authenticator
+from api.limits.limiter import Limiter
 from api.probe import Probes
 from api.turns.audience import Audience
 from api.turns.follow import TurnFollower
@@ -42,6 +43,7 @@ class ApiContext:
     storages: ProviderStorages
     upload_permits: UploadPermits
     thumbnails: Thumbnailer
+    limiter: Limiter
     catalog: CatalogHolder
     policies: FilePolicySource
     clock: Clock

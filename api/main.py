@@ -15,6 +15,7 @@ from api import health
 from api.attachments.routes import router as attachments
 from api.chats.routes import router as chats
 from api.lifespan import lifespan_of
+from api.loopback import LoopbackOnly
 from api.messages.routes import router as messages
 from api.middleware import Foyer, RequestMiddleware
 from api.model_catalog.routes import router as model_catalog
@@ -61,6 +62,8 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     install_handlers(app)
+    if settings.auth.mode == "dev" and not settings.auth.dev_on_any_host:
+        app.add_middleware(LoopbackOnly, allow_origins=settings.cors.allow_origins)
     probes = {settings.prefix + path for path in (health.LIVENESS, health.READINESS)}
     app.add_middleware(RequestMiddleware, unrecorded=probes)
     if settings.cors.allow_origins:
@@ -69,7 +72,7 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> FastAPI:
             allow_origins=settings.cors.allow_origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["Location", "Retry-After"],
+            expose_headers=["Location", "Retry-After", "RateLimit", "RateLimit-Policy"],
         )
     app.include_router(health.router, prefix=settings.prefix)
     for router in ROUTERS:

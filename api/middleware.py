@@ -1,4 +1,4 @@
-"""The layers around every request: its trace, its line in the log, and the answer to unforeseen errors.
+"""The layers around every request: its trace, its line in the log, safe headers, the answer to unforeseen errors.
 
 They are plain ASGI: a stream passes through one function call per chunk, no task and no copy.
 
@@ -21,6 +21,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.problems import as_chat_error, problem_response
+from api.safe_headers import add_safe_headers
 from shared.logs import log_context
 from shared.trace import fail, make_current, received, start_span, trace_id_of, unrecorded_span
 
@@ -116,6 +117,7 @@ class _Exchange:
     def send(self, message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            message = {**message, "headers": add_safe_headers(message.get("headers", ()))}
         return self._send(message)
 
     async def conduct(self, work: Awaitable[None], scope: Scope, receive: Receive) -> None:
