@@ -83,8 +83,7 @@ export class AnswerView {
     this.#settledTo += tokens.reduce((length, token) => length + token.raw.length, 0);
     const listing = this.#listing;
     const first = tokens[0]!;
-    if (listing !== null && first.type === "code") {
-      listing.show((first as Tokens.Code).text);
+    if (listing !== null && first.type === "code" && listing.show((first as Tokens.Code).text)) {
       this.root.insertBefore(listing.element, this.#tail);
       tokens = tokens.slice(1);
     }
@@ -99,7 +98,8 @@ export class AnswerView {
       this.#tail.replaceChildren(renderBlocks([token]));
       return;
     }
-    const { text, lang } = token as Tokens.Code;
+    const { text: code, lang } = token as Tokens.Code;
+    const text = code.replace(/\n[`~]+$/, ""); // probably the beginning of the fence that closes it
     if (this.#listing?.show(text) !== true) {
       this.#listing = new Listing(lang ?? "");
       this.#listing.show(text);

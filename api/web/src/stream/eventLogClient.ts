@@ -183,15 +183,17 @@ class TurnReader {
     this.#connection = connection;
     const ended = AbortSignal.any([this.signal, connection.signal]);
     let ticket: Ticket | null = null;
+    let outcome: Outcome | null = null;
     try {
       ticket = await this.#enter(ended);
       const recalled = ticket === null ? [] : [ticket.recalled];
-      return await this.#exchange(connection, AbortSignal.any([ended, ...recalled]), ticket);
+      outcome = await this.#exchange(connection, AbortSignal.any([ended, ...recalled]), ticket);
+      return outcome;
     } catch {
       // Whatever broke (the network, a frame that is none), the next connection goes on after the cursor.
       return { waitMs: null, isFailure: ticket?.recalled.aborted !== true };
     } finally {
-      connection.abort();
+      if (outcome === null || !("ending" in outcome)) connection.abort(); // a stream that has ended closes by itself
       this.#connection = null;
       ticket?.release();
     }

@@ -147,7 +147,7 @@ function ChatItem({ chat, onChosen, onDelete }: { chat: Chat; onChosen(): void; 
           else if (event.key === "ArrowDown" || event.key === "ArrowUp") moveFocus(event);
         }}
       >
-        {title}
+        <span class="chat-title">{title}</span>
         {chat.running_request_id !== undefined && <span class="running-dot" role="img" aria-label="an answer is being written" />}
       </a>
       <span class="chat-actions">
