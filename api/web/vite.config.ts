@@ -1,6 +1,7 @@
 import { promisify } from "node:util";
 import { brotliCompress, constants, gzip } from "node:zlib";
-import { defineConfig, type Plugin } from "vite";
+import type { Plugin } from "vite";
+import { defineConfig } from "vitest/config";
 
 /** Puts each asset beside itself as `.br` and `.gz`: it is packed once, and well, rather than at every request. */
 function precompress(): Plugin {
@@ -27,4 +28,5 @@ export default defineConfig({
   base: "./", // wherever the API serves it
   plugins: [precompress()],
   build: { target: "es2022", modulePreload: { polyfill: false }, assetsInlineLimit: 0 },
+  test: { testTimeout: 60_000 }, // a busy machine, and every byte of a stream
 });

@@ -10,6 +10,11 @@ marked.use({
     // Raw HTML is shown as what it is. An image would be a request to a third party: it becomes a link.
     html: ({ text }) => escape(text),
     image: ({ href, text }) => `<a href="${escape(href)}">${escape(text || href)}</a>`,
+    // Above are the headings of the page and of the answer; how large one looks is another matter.
+    heading({ tokens, depth }) {
+      const level = Math.max(3, depth);
+      return `<h${level} data-level="${depth}">${this.parser.parseInline(tokens)}</h${level}>\n`;
+    },
     code: ({ text, lang }) => {
       const language = /^[\w+#.-]+/.exec(lang ?? "")?.[0] ?? "";
       return `<pre data-language="${escape(language)}"><code>${escape(text)}\n</code></pre>\n`;
@@ -22,7 +27,7 @@ const ALLOWED = {
     ..."p br hr h1 h2 h3 h4 h5 h6 strong em del code pre blockquote ul ol li a".split(" "),
     ..."table thead tbody tr th td input".split(" "),
   ],
-  ALLOWED_ATTR: ["href", "title", "start", "align", "type", "checked", "disabled", "data-language"],
+  ALLOWED_ATTR: ["href", "title", "start", "align", "type", "checked", "disabled", "data-language", "data-level"],
   ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
   RETURN_DOM_FRAGMENT: true as const,
 };

@@ -233,7 +233,7 @@ function Sources({ items }: { items: Citation[] }) {
   if (items.length === 0) return null;
   return (
     <section class="sources" aria-label="Sources">
-      <h3>Sources</h3>
+      <p class="label">Sources</p>
       <ol>
         {items.map((item, index) => (
           <li key={index}>
