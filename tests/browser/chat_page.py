@@ -19,8 +19,13 @@ class Witness:
     def __init__(self, origins: Collection[str]) -> None:
         self._origins = tuple(origins)
         self.complaints: list[str] = []
+        self.most_streams = 0
+        """How many event streams were open, or wanted, at a time, over all tabs."""
+        self._streams: set[Request] = set()
 
     def watch(self, page: Page) -> None:
+        page.on("requestfinished", self._streams.discard)
+        page.on("requestfailed", self._streams.discard)
         page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
         page.on("console", self._hear)
         page.on("request", self._see)
@@ -36,6 +41,9 @@ class Witness:
     def _see(self, request: Request) -> None:
         if not request.url.startswith((*self._origins, "blob:", "data:")):
             self.complaints.append(f"a request to {request.url}")
+        if request.url.endswith(("/events", "/messages:stream")):
+            self._streams.add(request)
+            self.most_streams = max(self.most_streams, len(self._streams))
 
 
 class ChatPage:

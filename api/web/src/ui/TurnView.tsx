@@ -289,9 +289,9 @@ function Foot({ turn, conversation, isLatest }: Omit<TurnProps, "onGrown">) {
       )}
       {!isLive && (
         <div class="actions">
-          {turn.hasText.value && (
+          {turn.hasText.value && <CopyAction label="Copy the answer" text={() => turn.text.value} />}
+          {turn.hasText.value && turn.phase.value !== "interrupted" && (
             <>
-              <CopyAction label="Copy the answer" text={() => turn.text.value} />
               <ReactionAction turn={turn} conversation={conversation} value="like" label="Good answer" />
               <ReactionAction turn={turn} conversation={conversation} value="dislike" label="Bad answer" />
             </>
