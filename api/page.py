@@ -115,7 +115,6 @@ def _document(settings: Settings, dist: Path) -> bytes:
         "basePath": settings.prefix + settings.base_path,
         "auth": settings.auth.mode,
         "maxSilenceSecs": settings.streaming.sse_ping_interval_seconds + _PING_JITTER_SECS,
-        "maxImagesPerMessage": settings.rag.max_images_per_message,
     }
     template = (dist / "index.html").read_text(encoding="utf-8")
     filled = template.replace(_CONFIG_PLACE, f'<meta name="mini-chat" content="{html.escape(json.dumps(config))}" />')

@@ -24,8 +24,8 @@ class Witness:
         self._streams: set[Request] = set()
 
     def watch(self, page: Page) -> None:
-        page.on("requestfinished", self._streams.discard)
-        page.on("requestfailed", self._streams.discard)
+        page.on("requestfinished", self._forget)
+        page.on("requestfailed", self._forget)
         page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
         page.on("console", self._hear)
         page.on("request", self._see)
@@ -33,6 +33,9 @@ class Witness:
     def allow(self, origin: str) -> None:
         """Of a process that was started for this test."""
         self._origins = (*self._origins, origin)
+
+    def _forget(self, request: Request) -> None:
+        self._streams.discard(request)
 
     def _hear(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning") and "Failed to load resource" not in message.text:

@@ -6,10 +6,9 @@ export interface Config {
   auth: "dev" | "jwt";
   /** No connection of the API stays silent for longer. */
   maxSilenceSecs: number;
-  maxImagesPerMessage: number;
 }
 
-const DEFAULTS: Config = { basePath: "/mini-chat/v1", auth: "dev", maxSilenceSecs: 20, maxImagesPerMessage: 4 };
+const DEFAULTS: Config = { basePath: "/mini-chat/v1", auth: "dev", maxSilenceSecs: 20 };
 
 export function readConfig(): Config {
   const given = document.querySelector<HTMLMetaElement>('meta[name="mini-chat"]')?.content ?? "{}";

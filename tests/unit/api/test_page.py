@@ -45,7 +45,7 @@ def test_the_document_tells_the_page_where_the_api_is(dist: Path) -> None:
     found = re.search(r'<meta name="mini-chat" content="([^"]*)" />', page.text)
     assert found is not None
     config = json.loads(unescape(found[1]))
-    assert config == {"basePath": "/ai/chat/v2", "auth": "dev", "maxSilenceSecs": 17, "maxImagesPerMessage": 4}
+    assert config == {"basePath": "/ai/chat/v2", "auth": "dev", "maxSilenceSecs": 17}
 
 
 def test_the_document_is_asked_for_each_time_and_protected(dist: Path) -> None:
