@@ -20,6 +20,7 @@ from api.messages.routes import router as messages
 from api.middleware import Foyer, RequestMiddleware
 from api.model_catalog.routes import router as model_catalog
 from api.openapi import DescribedApi
+from api.page import page_router
 from api.problems import install_handlers
 from api.quotas.routes import router as quotas
 from api.reactions.routes import router as reactions
@@ -77,6 +78,7 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> FastAPI:
     app.include_router(health.router, prefix=settings.prefix)
     for router in ROUTERS:
         app.include_router(router, prefix=settings.prefix + settings.base_path)
+    app.include_router(page_router(settings), prefix=settings.prefix)
     app.middleware_stack = Foyer(app.build_middleware_stack())
     return app
 

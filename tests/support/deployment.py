@@ -117,6 +117,14 @@ class Deployment:
         self.workers.append(process)
         return process
 
+    def restart_api(self, process: Process) -> Process:
+        """Start an API process again, where it was, as clients expect it there; wait until it can serve."""
+        process.kill()
+        again = _launch(self.folder, self.variables, "api", "--port", str(process.port), port=process.port)
+        self.apis[self.apis.index(process)] = again
+        self.wait_until_ready(again)
+        return again
+
     def restart_provider(self) -> None:
         """Start the provider again, where it was; it has forgotten what it was asked."""
         port = self.provider.port
