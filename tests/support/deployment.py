@@ -42,6 +42,7 @@ class Process:
     popen: subprocess.Popen[bytes]
     log_path: Path
     port: int = 0
+    host: str = LOOPBACK
 
     @property
     def log(self) -> str:
@@ -49,7 +50,7 @@ class Process:
 
     @property
     def url(self) -> str:
-        return f"http://{LOOPBACK}:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def kill(self) -> None:
         self.popen.kill()
@@ -83,9 +84,9 @@ class Deployment:
     _ports: PortPicker = field(default_factory=PortPicker)
     _http: httpx.Client = field(default_factory=lambda: httpx.Client(verify=_NO_TLS, trust_env=False, timeout=10))
 
-    def start_api(self, **variables: str) -> Process:
-        """Start one more API process and wait until it can serve."""
-        process = self.launch_api(**variables)
+    def start_api(self, *, host: str = LOOPBACK, port: int | None = None, **variables: str) -> Process:
+        """Start one more API process, on a free port unless told, and wait until it can serve."""
+        process = self.launch_api(host=host, port=port, **variables)
         self.wait_until_ready(process)
         return process
 
@@ -95,9 +96,10 @@ class Deployment:
         self.wait_until_ready(process)
         return process
 
-    def launch_api(self, **variables: str) -> Process:
-        port = self._ports.pick()
-        process = _launch(self.folder, self.variables | variables, "api", "--port", str(port), port=port)
+    def launch_api(self, *, host: str = LOOPBACK, port: int | None = None, **variables: str) -> Process:
+        port = port or self._ports.pick(host=host)
+        where = ("--host", host, "--port", str(port))
+        process = _launch(self.folder, self.variables | variables, "api", *where, port=port, host=host)
         self.apis.append(process)
         return process
 
@@ -122,9 +124,9 @@ class Deployment:
             _wait_for(process, self._readiness_of(process))
 
     @contextmanager
-    def extra_api(self, **variables: str) -> Iterator[Process]:
+    def extra_api(self, *, host: str = LOOPBACK, **variables: str) -> Iterator[Process]:
         """One more API process for the length of the block."""
-        process = self.launch_api(**variables)
+        process = self.launch_api(host=host, **variables)
         try:
             self.wait_until_ready(process)
             yield process
@@ -230,7 +232,9 @@ def http_client(url: str, *, headers: Mapping[str, str] | None = None) -> httpx.
     )
 
 
-def _launch(folder: Path, variables: Mapping[str, str], *command: str, port: int = 0) -> Process:
+def _launch(
+    folder: Path, variables: Mapping[str, str], *command: str, port: int = 0, host: str = LOOPBACK
+) -> Process:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MINI_CHAT_", "OPENAI_"))}
     # Without bytecode every process compiles all it imports again, which is more than half of its start.
     inherited.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -246,7 +250,7 @@ def _launch(folder: Path, variables: Mapping[str, str], *command: str, port: int
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return Process(command[0], popen, log_path, port)
+    return Process(command[0], popen, log_path, port, host)
 
 
 def _wait_for(process: Process, is_ready: Callable[[], bool]) -> None:
