@@ -7,7 +7,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit
 TURNS ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fmt types bench bench-quick chaos settings-docs lock clean
+.PHONY: help run test lint fmt types bench bench-quick chaos settings-docs rules lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,9 @@ chaos: $(INSTALLED) ## Kill everything again and again under load: make chaos TU
 
 settings-docs: $(INSTALLED) ## Rewrite .env.example and the README's table of settings
 	$(BIN)/python -m tests.support.settings_reference
+
+rules: $(INSTALLED) ## Rewrite the alerts of deploy/kubernetes
+	$(BIN)/python -m tests.support.prometheus_rule
 
 lock: $(INSTALLED) ## Renew both lock files from pyproject.toml
 	$(BIN)/python -m pip install --quiet uv
