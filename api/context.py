@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.auth import Authenticator
+from api.probe import Probes
 from api.turns.audience import Audience
 from api.turns.follow import TurnFollower
 from api.turns.live import LiveFeed
@@ -42,3 +43,4 @@ class ApiContext:
     metrics: Metrics
     draining: asyncio.Event
     """Set once the process is about to end: readiness is red, streams are let go."""
+    probes: Probes = field(default_factory=Probes)

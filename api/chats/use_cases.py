@@ -1,4 +1,4 @@
-"""Creating, reading, renaming and deleting chats. Each function is one transaction."""
+"""Creating, reading and renaming chats. Each function is one transaction."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from api.auth import Principal
 from api.listing import ListQuery
 from api.odata import OrderKey
 from api.pagination import KeyValue, Page, build_page, page_request, paginate
-from shared.attachments.repository import AttachmentRepository
 from shared.chats.repository import ChatOverview, ChatRepository
 from shared.chats.tables import Chat
 from shared.clock import Clock
@@ -18,9 +17,6 @@ from shared.db.engine import Sessions
 from shared.ids import ChatId, new_uuid7
 from shared.model_catalog.catalog import Catalog
 from shared.model_catalog.errors import InvalidModelError
-from shared.outbox.messages import chat_cleanup
-from shared.turns.repository import TurnRepository
-from shared.turns.stop import TurnStopper
 
 _NEWEST_FIRST: Final = (OrderKey("updated_at", descending=True), OrderKey("id", descending=True))
 _COLUMNS: Final = {name: Chat.__table__.c[name] for name in ("updated_at", "id")}
@@ -85,25 +81,6 @@ async def rename_chat(
         chats = ChatRepository(session)
         await chats.rename(chat_id, title, tenant_id=principal.tenant_id, user_id=principal.user_id, now=clock.now())
         return await chats.get_overview(chat_id, tenant_id=principal.tenant_id, user_id=principal.user_id)
-
-
-async def delete_chat(
-    principal: Principal, chat_id: ChatId, *, sessions: Sessions, clock: Clock, stopper: TurnStopper
-) -> None:
-    """Make the chat invisible and hand what it left at the provider to the cleanup, all or nothing; stop its turn."""
-    async with sessions.begin() as session:
-        chats = ChatRepository(session)
-        await chats.lock_owned(chat_id, tenant_id=principal.tenant_id, user_id=principal.user_id)
-        now = clock.now()
-        await chats.soft_delete(chat_id, tenant_id=principal.tenant_id, user_id=principal.user_id, now=now)
-        turns = TurnRepository(session)
-        running = await turns.find_running(chat_id)
-        if running is not None:
-            running = await turns.request_stop(running.id, trigger="internal")
-        await AttachmentRepository(session).mark_for_cleanup(chat_id, tenant_id=principal.tenant_id, now=now)
-        session.add(chat_cleanup(chat_id, tenant_id=principal.tenant_id, deleted_at=now))
-    if running is not None:
-        await stopper.carry_out(running)
 
 
 def _key_of(overview: ChatOverview) -> dict[str, KeyValue]:

@@ -16,11 +16,10 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Mapping
 from contextlib import suppress
 from enum import StrEnum
 from functools import partial
-from typing import Final, Required, TypedDict, Unpack
+from typing import Required, TypedDict, Unpack
 from uuid import UUID
 
 from starlette.responses import Response
@@ -28,6 +27,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from api.context import ApiContext
 from api.middleware import conduct
+from api.sse import SSE_HEADERS
 from api.turns.follow import SILENCE_SECS
 from api.turns.live import LiveEntry, Subscription
 from api.turns.replay import load_replay
@@ -40,14 +40,6 @@ from shared.valkey.client import REDIS_FAILURE
 from shared.valkey.keyspace import TurnKeys
 
 logger = logging.getLogger(__name__)
-
-SSE_MEDIA_TYPE: Final = "text/event-stream"
-SSE_HEADERS: Final[Mapping[str, str]] = {
-    "Content-Type": SSE_MEDIA_TYPE,
-    "Cache-Control": "no-cache, no-transform",
-    "Connection": "keep-alive",
-    "X-Accel-Buffering": "no",
-}
 
 PING_JITTER_SECS = 2.0
 NO_END_GRACE_SECS = 1.0

@@ -10,11 +10,12 @@ from api.context import ApiContext
 from api.dependencies import ChatIdPath, Context, RequestIdPath, require
 from api.json_route import JsonRoute
 from api.problems import problem_responses
+from api.sse import SSE_MEDIA_TYPE
 from api.turns.attach import attach, replay
 from api.turns.cancel import stop_turn
 from api.turns.mutate import ReplaceTurn, delete_turn, replace_turn
 from api.turns.preflight import Accepted, TurnRequest
-from api.turns.relay import SSE_MEDIA_TYPE, EventStreamResponse
+from api.turns.relay import EventStreamResponse
 from api.turns.schemas import EditTurn, ReplacementOptions, SendMessage, TurnStatus
 from api.turns.submit import Existing, submit_turn
 from shared.chats.errors import ChatNotFoundError

@@ -129,6 +129,12 @@ _REQUEST_STOP = (
 )
 _NEXT_ATTEMPT = update(_TURNS).where(_IS_MINE).values(attempt=Turn.attempt + 1).returning(_TURNS.c.id)
 _HAND_BACK = update(_TURNS).where(_IS_MINE).values(lease_owner=None, lease_expires_at=None).returning(_TURNS.c.id)
+_TAKE_AWAY = (
+    update(_TURNS)
+    .where(_IS_MINE)
+    .values(attempt=Turn.attempt + 1, lease_owner=None, lease_expires_at=None)
+    .returning(_TURNS.c.id)
+)
 _IS_ONE_OF = Turn.id == any_(bindparam("turns", type_=ARRAY(Uuid)))
 _LIST_STATES = select(Turn.id, Turn.state, Turn.attempt).where(_IS_ONE_OF)
 # `now()` is stable, unlike `clock_timestamp()`: the partial indexes serve the comparison.
@@ -229,6 +235,15 @@ class TurnRepository:
         """Compare-and-set: the holder of `attempt` gives the turn up for another worker; not a lost attempt."""
         given_up = await self._session.execute(_HAND_BACK, {"turn": turn_id, "held_attempt": attempt})
         return given_up.scalar_one_or_none() is not None
+
+    async def take_away(self, turn_id: UUID, *, attempt: int) -> bool:
+        """Compare-and-set: fence off the holder of `attempt`, and release the turn for another worker."""
+        taken = await self._session.execute(_TAKE_AWAY, {"turn": turn_id, "held_attempt": attempt})
+        return taken.scalar_one_or_none() is not None
+
+    async def is_held(self, turn_id: UUID) -> bool:
+        """Whether a worker has a live lease on it."""
+        return await self._session.scalar(select(Turn.id).where(Turn.id == turn_id, ~is_unheld())) is not None
 
     async def renew(
         self, held: Iterable[tuple[UUID, int]], *, progressing: Iterable[UUID], lease: timedelta
