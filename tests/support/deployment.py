@@ -84,9 +84,9 @@ class Deployment:
     _ports: PortPicker = field(default_factory=PortPicker)
     _http: httpx.Client = field(default_factory=lambda: httpx.Client(verify=_NO_TLS, trust_env=False, timeout=10))
 
-    def start_api(self, *, host: str = LOOPBACK, port: int | None = None, **variables: str) -> Process:
-        """Start one more API process, on a free port unless told, and wait until it can serve."""
-        process = self.launch_api(host=host, port=port, **variables)
+    def start_api(self, **variables: str) -> Process:
+        """Start one more API process and wait until it can serve."""
+        process = self.launch_api(**variables)
         self.wait_until_ready(process)
         return process
 
@@ -96,8 +96,10 @@ class Deployment:
         self.wait_until_ready(process)
         return process
 
-    def launch_api(self, *, host: str = LOOPBACK, port: int | None = None, **variables: str) -> Process:
-        port = port or self._ports.pick(host=host)
+    def launch_api(self, **variables: str) -> Process:
+        return self.launch_api_at(LOOPBACK, self._ports.pick(), **variables)
+
+    def launch_api_at(self, host: str, port: int, /, **variables: str) -> Process:
         where = ("--host", host, "--port", str(port))
         process = _launch(self.folder, self.variables | variables, "api", *where, port=port, host=host)
         self.apis.append(process)
@@ -124,9 +126,9 @@ class Deployment:
             _wait_for(process, self._readiness_of(process))
 
     @contextmanager
-    def extra_api(self, *, host: str = LOOPBACK, **variables: str) -> Iterator[Process]:
+    def extra_api(self, host: str = LOOPBACK, /, **variables: str) -> Iterator[Process]:
         """One more API process for the length of the block."""
-        process = self.launch_api(host=host, **variables)
+        process = self.launch_api_at(host, self._ports.pick(host=host), **variables)
         try:
             self.wait_until_ready(process)
             yield process
@@ -232,9 +234,7 @@ def http_client(url: str, *, headers: Mapping[str, str] | None = None) -> httpx.
     )
 
 
-def _launch(
-    folder: Path, variables: Mapping[str, str], *command: str, port: int = 0, host: str = LOOPBACK
-) -> Process:
+def _launch(folder: Path, variables: Mapping[str, str], *command: str, port: int = 0, host: str = LOOPBACK) -> Process:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MINI_CHAT_", "OPENAI_"))}
     # Without bytecode every process compiles all it imports again, which is more than half of its start.
     inherited.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -53,6 +53,16 @@ def series_of(query: str) -> set[str]:
     return {name for name, _ in _selectors_in(promql.parse(query))}
 
 
+def grouping_labels(query: str) -> set[str]:
+    """The labels by which anything in `query` is grouped."""
+    return {label for labels in re.findall(r"\bby \(([^)]*)\)", query) for label in re.findall(r"\w+", labels)}
+
+
+def words_of(text: str) -> set[str]:
+    """Everything in prose that looks like a series of the product."""
+    return set(re.findall(r"\bmini_chat_[a-z0-9_]+", text))
+
+
 def _labels_of(metric: Counter | Gauge | Histogram) -> frozenset[str]:
     return frozenset(metric._labelnames) | _OF_EVERY_TARGET
 
@@ -86,10 +96,5 @@ def _selectors_in(expression: promql.Expr) -> Iterator[tuple[str, set[str]]]:
 
 def _nodes_in(expression: promql.Expr) -> list[promql.Expr]:
     nodes: list[promql.Expr] = []
-    promql.walk(expression, lambda node: nodes.append(node))
+    promql.walk(expression, nodes.append)
     return nodes
-
-
-def words_of(text: str) -> set[str]:
-    """Everything in prose that looks like a series of the product."""
-    return set(re.findall(r"\bmini_chat_[a-z0-9_]+", text))

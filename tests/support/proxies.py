@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import tempfile
@@ -49,18 +50,25 @@ async def nginx(names: NameServer, *, api_port: int) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def envoy(addresses: list[str], *, api_port: int) -> AsyncIterator[str]:
-    """The URL of Envoy in front of the replicas at `api_port` of `addresses`, whether they run or not."""
+async def envoy(names: NameServer, *, api_port: int) -> AsyncIterator[str]:
+    """The URL of Envoy in front of the same."""
     with _folder_for_others() as folder:
         tree = yaml.safe_load((DEPLOY / "envoy.yaml").read_text())
         port = find_free_port()
-        _move(tree["static_resources"]["listeners"][0]["address"], port)
-        _move(tree["admin"]["address"], 0)
-        cluster = tree["static_resources"]["clusters"][0]
-        cluster["load_assignment"]["endpoints"][0]["lb_endpoints"] = [
-            {"endpoint": {"address": {"socket_address": {"address": address, "port_value": api_port}}}}
-            for address in addresses
-        ]
+        (listener,), (cluster,) = tree["static_resources"]["listeners"], tree["static_resources"]["clusters"]
+        _move(listener["address"], LOOPBACK, port)
+        _move(tree["admin"]["address"], LOOPBACK, 0)
+        (replica,) = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
+        _move(replica["endpoint"]["address"], "api", api_port)
+        cluster["dns_refresh_rate"] = "1s"
+        cluster["typed_dns_resolver_config"] = {
+            "name": "envoy.network.dns_resolver.cares",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig",
+                "resolvers": [{"socket_address": {"address": LOOPBACK, "port_value": names.port}}],
+                "dns_resolver_options": {"no_default_search_domain": True},
+            },
+        }
         config = folder / "envoy.yaml"
         config.write_text(yaml.safe_dump(tree))
         options = ("--concurrency", "1", "--disable-hot-restart", "--log-level", "warning")
@@ -76,8 +84,8 @@ def adapt(text: str, changes: Mapping[str, str]) -> str:
     return text
 
 
-def _move(address: dict[str, Any], port: int) -> None:
-    address["socket_address"].update(address=LOOPBACK, port_value=port)
+def _move(address: dict[str, Any], host: str, port: int) -> None:
+    address["socket_address"].update(address=host, port_value=port)
 
 
 @contextmanager
@@ -95,12 +103,12 @@ async def _running(folder: Path, *command: str, port: int) -> AsyncIterator[str]
     url = f"http://{LOOPBACK}:{port}"
     log_path = folder / "log"
     with log_path.open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        process = await asyncio.create_subprocess_exec(*command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
         async with httpx.AsyncClient(trust_env=False) as client:
 
             async def answers() -> bool:
-                assert process.poll() is None, log_path.read_text()
+                assert process.returncode is None, log_path.read_text()
                 try:
                     return (await client.get(f"{url}/healthz")).is_success
                 except httpx.TransportError:
@@ -109,9 +117,6 @@ async def _running(folder: Path, *command: str, port: int) -> AsyncIterator[str]
             await wait_until(answers, timeout=20, message=f"{command[0]} does not serve")
         yield url
     finally:
-        process.terminate()
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
+        if process.returncode is None:
             process.kill()
-            process.wait()
+        await process.wait()
