@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from importlib import import_module, metadata
 
 from shared.config.command_line import add_parser as add_config_parser
-from shared.console import EXIT_CONFIGURATION, fail
+from shared.console import EXIT_CONFIGURATION, EXIT_FAILURE, fail
 from shared.doctor.command_line import add_parser as add_doctor_parser
 from shared.embedded.errors import EngineError
 from shared.embedded.ports import LOOPBACK
@@ -123,12 +123,23 @@ def _demo_provider(options: argparse.Namespace) -> None:
 
 def _operate(command: str, options: argparse.Namespace) -> int:
     run = import_module(f"shared.{command}.commands").run
-    code: int = run(load_settings(), options)
+    try:
+        code: int = run(load_settings(), options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read has seen enough. At exit Python would flush once more, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILURE
     return code
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mini-chat", description="Multi-tenant AI chat backend")
+    parser = argparse.ArgumentParser(
+        prog="mini-chat",
+        description="Multi-tenant AI chat backend",
+        epilog="Exit codes: 0, done and nothing is wrong; 1, something is wrong, was not found or could not be done;"
+        " 2, wrong usage or configuration.",
+    )
     parser.add_argument("--version", action="version", version=f"mini-chat {_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     run = commands.add_parser("run", help="run the whole system on this machine")

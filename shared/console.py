@@ -40,7 +40,8 @@ def write_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, indent:
 
 
 def write_json(value: object) -> None:
-    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
+    text = orjson.dumps(value, default=str, option=orjson.OPT_INDENT_2)  # asyncpg has a UUID of its own
+    sys.stdout.write(text.decode() + "\n")
 
 
 def in_one_line(text: str, *, at_most: int | None = None) -> str:

@@ -31,6 +31,8 @@ def run_on_database(settings: Settings, work: Coroutine[Any, Any, int]) -> int:
         )
     try:
         return asyncio.run(work)
+    except BrokenPipeError:
+        raise  # of our output: no server is at fault
     except DATABASE_FAILURE as error:
         return fail(f"the database cannot be used: {reason_of(error)}")
     except REDIS_FAILURE as error:

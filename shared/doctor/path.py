@@ -26,8 +26,8 @@ HELD_BACK_SECS: Final = INTERVAL_MS / 1000
 MARGIN_SECS: Final = 20.0
 
 _UNBUFFER: Final = (
-    "let proxies pass streams on at once: nginx proxy_buffering off (and no proxy_ignore_headers X-Accel-Buffering),"
-    " no compression or caching of text/event-stream; CDNs: streaming on for this host"
+    "let proxies pass streams on at once: nginx proxy_buffering off and proxy_http_version 1.1 (and no"
+    " proxy_ignore_headers X-Accel-Buffering), no compression or caching of text/event-stream, CDNs likewise"
 )
 
 
@@ -74,8 +74,8 @@ def judge(passage: Passage, *, silence_secs: int) -> Iterator[Finding]:
     if passage.status == HTTPStatus.GATEWAY_TIMEOUT:
         yield _cut(silence_secs, "a proxy answers 504 instead")
         return
-    if passage.status != HTTPStatus.OK or not passage.lateness:
-        yield fail("stream", f"no events came (status {passage.status})", "look into the logs of proxies and API")
+    if passage.status != HTTPStatus.OK:
+        yield fail("stream", f"is answered with {passage.status}", "look into the logs of proxies and API")
         return
     yield _judge_buffering(passage)
     if passage.encoding not in (None, "identity"):
@@ -87,6 +87,8 @@ def judge(passage: Passage, *, silence_secs: int) -> Iterator[Finding]:
 
 
 def _judge_buffering(passage: Passage) -> Finding:
+    if not passage.lateness:
+        return fail("stream buffering", "the answer began, and not one event of it came", _UNBUFFER)
     quickest = min(passage.lateness)
     delays = sorted(late - quickest for late in passage.lateness)
     seen = f"events come up to {delays[-1]:.2f} s late (half of them more than {median(delays):.2f} s)"

@@ -27,7 +27,8 @@ _CONNECTIONS: Final = text(
         current_setting('max_connections')::int
             - current_setting('superuser_reserved_connections')::int
             - coalesce(current_setting('reserved_connections', true)::int, 0) AS usable,
-        (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS used,
+        -- Of what any user may see of the sessions of others: a client has a user and a database.
+        (SELECT count(*) FROM pg_stat_activity WHERE usesysid IS NOT NULL AND datid IS NOT NULL) AS used,
         (SELECT count(*) FROM pg_stat_activity WHERE application_name = 'mini-chat') AS ours
     """
 )

@@ -37,11 +37,14 @@ _OUTBOX: Final = select(func.count(), _seconds(func.now() - OutboxMessage.availa
 
 
 async def check_workers(valkey: Valkey) -> Finding:
-    """Every worker listens for requests to stop turns for as long as it lives, and nobody else does."""
+    """Every worker listens for requests to stop turns for as long as it lives, and nobody else does.
+
+    A server knows only one set of channels: workers on another of its databases are counted as well.
+    """
     [(_, listening)] = await valkey.pubsub_numsub(CANCEL_CHANNEL)
     if not listening:
         return fail("workers", "none runs: nobody answers", "start `mini-chat worker`")
-    return ok("workers", f"{listening} run")
+    return ok("workers", f"{listening} listen for work")
 
 
 async def check_work(session: AsyncSession, settings: Settings) -> AsyncIterator[Finding]:

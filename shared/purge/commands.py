@@ -15,7 +15,7 @@ from shared.settings import ConfigurationError, Settings
 from shared.turns.operating import open_operator
 
 _LEFT: Final = {
-    "chats": "sent meanwhile; run it again",
+    "chats": "have come meanwhile; run it again",
     "running_turns": "do not end; see `mini-chat turns list`, then run it again",
     "quota_rows": "of users of whom a turn runs; run it again",
     "failed_provider_files": "could not be deleted and keep their chats (attachments.last_cleanup_error)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -74,6 +75,8 @@ async def _list(settings: Settings, options: argparse.Namespace) -> int:
     else:
         header = ("ID", "CHAT", "STATE", "ATTEMPT", "AGE", "SILENT", "MODEL", "HELD BY", "ERROR")
         write_table(header, [_cells(seen) for seen in turns])
+        if len(turns) == options.limit:
+            sys.stderr.write(f"These are {options.limit}; there may be more (--limit).\n")
     return EXIT_OK
 
 
@@ -194,7 +197,7 @@ def _write_messages(messages: Sequence[ToldMessage], *, with_content: bool) -> N
 
 async def _change(settings: Settings, options: argparse.Namespace) -> int:
     async with open_operator(settings) as operator:
-        change = _Cancel(operator) if options.action == "cancel" else _HandBack(operator)
+        change = _Cancel(operator) if options.action == "cancel" else _Release(operator)
         outcomes = {turn_id: await change.apply(turn_id) for turn_id in dict.fromkeys(options.ids)}
     if options.json:
         write_json([{"id": str(turn_id), "outcome": str(outcome)} for turn_id, outcome in outcomes.items()])
@@ -214,7 +217,7 @@ class _Cancel:
         before = await self._state(turn_id)
         if before != "running":
             return "not_found" if before is None else "ended"
-        await self._operator.stopper.stop(turn_id, "internal")
+        await self._operator.stopper.stop(turn_id, "user_stop")
         return "requested" if await self._state(turn_id) == "running" else "cancelled"
 
     async def _state(self, turn_id: UUID) -> str | None:
@@ -223,7 +226,7 @@ class _Cancel:
         return None if turn is None else turn.state
 
 
-class _HandBack:
+class _Release:
     texts = _HANDED_BACK
 
     def __init__(self, operator: TurnOperator) -> None:
