@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from pathlib import Path
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
+from tests.support.deploy_files import DEPLOY, KUBERNETES
+
 RULES = DEPLOY / "prometheus" / "rules.yml"
-RESOURCE = DEPLOY / "kubernetes" / "prometheus-operator" / "rules.yaml"
+RESOURCE = KUBERNETES / "prometheus-operator" / "rules.yaml"
 
 _HEAD = """\
 # Written by `make rules` from deploy/prometheus/rules.yml.

