@@ -18,6 +18,7 @@ from shared.events.log import EventLog
 from shared.metrics import Metrics
 from shared.model_catalog.holder import CatalogHolder
 from shared.policy.file_source import FilePolicySource
+from shared.providers.storage import ProviderStorages
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
 from shared.turns.stop import TurnStopper
@@ -36,6 +37,7 @@ class ApiContext:
     followers: TurnFollower
     audience: Audience
     stopper: TurnStopper
+    storages: ProviderStorages
     catalog: CatalogHolder
     policies: FilePolicySource
     clock: Clock

@@ -22,6 +22,8 @@ from shared.logs import add_log_fields
 
 TOKEN_COOKIE = "mini_chat_token"  # noqa: S105 (the cookie's name)
 
+_LOGGED_PATH_PARAMS = frozenset({"chat_id", "request_id"})
+
 _bearer = HTTPBearer(bearerFormat="JWT", scheme_name="bearer", auto_error=False)
 _cookie = APIKeyCookie(name=TOKEN_COOKIE, scheme_name="cookie", auto_error=False)
 
@@ -49,7 +51,12 @@ async def authenticate(request: Request, *, with_cookie: bool = False) -> Princi
     token = _token_of(request, with_cookie=with_cookie)
     principal = await context_of(request).authenticator.authenticate(token)
     request.state.principal = principal
-    add_log_fields(tenant_id=str(principal.tenant_id), user_id=str(principal.user_id))
+    add_log_fields(
+        tenant_id=str(principal.tenant_id),
+        user_id=str(principal.user_id),
+        requester_type="user",
+        **{name: value for name, value in request.path_params.items() if name in _LOGGED_PATH_PARAMS},
+    )
     return principal
 
 

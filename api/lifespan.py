@@ -16,6 +16,7 @@ from api.turns.follow import TurnFollower
 from api.turns.live import LiveFeed
 from shared.clock import Clock, SystemClock
 from shared.db.engine import open_database
+from shared.db.measured import measure_statements
 from shared.events.log import EventLog
 from shared.ids import process_name
 from shared.metrics import Metrics, serve_metrics
@@ -24,9 +25,12 @@ from shared.model_catalog.source import load_catalog
 from shared.outbox.gauges import measure_outbox
 from shared.periodic import every
 from shared.policy.file_source import FilePolicySource
+from shared.providers.client import ProviderClients
+from shared.providers.storage import ProviderStorages
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
 from shared.tasks import BackgroundTasks
+from shared.trace import exporting
 from shared.turns.finalize import TurnFinalizer
 from shared.turns.gauges import GAUGE_INTERVAL, measure_turns
 from shared.turns.presence import HEARTBEAT_INTERVAL, Presence
@@ -59,12 +63,22 @@ async def open_context(
     settings: Settings, authenticator: Authenticator, catalog: CatalogHolder, clock: Clock
 ) -> AsyncIterator[ApiContext]:
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(exporting(settings.tracing, process="api"))
         metrics = Metrics(settings.metrics.prefix)
         await stack.enter_async_context(
             serve_metrics(metrics, host=settings.host, port=settings.metrics.api_port, key="metrics.api_port")
         )
         engine, sessions = await stack.enter_async_context(open_database(settings.database))
-        policies = FilePolicySource(settings, catalog, sessions=sessions, clock=clock, metrics=metrics)
+        measure_statements(engine, metrics)
+        clients = ProviderClients(catalog.loaded.providers)
+        stack.push_async_callback(clients.aclose)
+        policies = FilePolicySource(
+            settings,
+            catalog,
+            sessions=sessions,
+            clock=clock,
+            on_change=lambda loaded: clients.replace(loaded.providers),
+        )
         await policies.start()
         valkey = await stack.enter_async_context(open_valkey(settings.redis))
         log = EventLog(valkey, settings)
@@ -80,7 +94,12 @@ async def open_context(
         )
         audience = Audience(presence, stopper, grace_secs=settings.streaming.disconnect_grace_secs, draining=draining)
         stack.push_async_callback(audience.aclose)
-        live = LiveFeed(valkey, capacity=settings.streaming.sse_channel_capacity, is_fast=settings.relay.fast_path)
+        live = LiveFeed(
+            valkey,
+            capacity=settings.streaming.sse_channel_capacity,
+            is_fast=settings.relay.fast_path,
+            on_lag=metrics.relay_lag_ms.observe,
+        )
         followers = TurnFollower(sessions)
         background = BackgroundTasks()
         stack.push_async_callback(background.aclose)
@@ -102,6 +121,7 @@ async def open_context(
             followers=followers,
             audience=audience,
             stopper=stopper,
+            storages=ProviderStorages(clients, metrics),
             catalog=catalog,
             policies=policies,
             clock=clock,

@@ -12,15 +12,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Final
 
+from opentelemetry.trace import Span, SpanKind
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.problems import as_chat_error, problem_response
 from shared.logs import log_context
-from shared.trace import TraceContext, current_trace
+from shared.trace import fail, make_current, received, start_span, trace_id_of
 
 _log: Final = logging.getLogger("api.access")
 
@@ -82,21 +84,23 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        trace = TraceContext.from_header(Headers(scope=scope).get("traceparent"))
+        caller = received(Headers(scope=scope).get("traceparent"))
+        span = start_span(scope["method"], within=caller, kind=SpanKind.SERVER)
         # Set, not added to: a server may start a request in the context of the one before it.
-        log_context.set({"trace_id": trace.trace_id})
-        current_trace.set(trace)
-        exchange = _Exchange(send, visitor=scope.get(_VISITOR))
+        log_context.set({"trace_id": trace_id_of(span), "processing_stage": "request"})
+        make_current(span)
+        exchange = _Exchange(send, span, visitor=scope.get(_VISITOR))
         await exchange.conduct(self._app(scope, receive, exchange.send), scope, receive)
 
 
 class _Exchange:
     """A request on its way: when it began, and the status of its answer once there is one."""
 
-    __slots__ = ("_began", "_send", "_visitor", "status")
+    __slots__ = ("_began", "_send", "_span", "_visitor", "status")
 
-    def __init__(self, send: Send, *, visitor: _Visitor | None) -> None:
+    def __init__(self, send: Send, span: Span, *, visitor: _Visitor | None) -> None:
         self._send = send
+        self._span = span
         self._visitor = visitor
         self._began = time.monotonic()
         self.status: int | None = None
@@ -107,7 +111,7 @@ class _Exchange:
         return self._send(message)
 
     async def conduct(self, work: Awaitable[None], scope: Scope, receive: Receive) -> None:
-        """Await `work`, answer what it raises, and log the request, unless there is more to be done for it."""
+        """Await `work`, answer what it raises, and close the request, unless there is more to be done for it."""
         try:
             await work
         except ClientDisconnect:
@@ -119,19 +123,31 @@ class _Exchange:
                 raise  # too late for an answer: the server cuts the connection
             await answer(scope, receive, self.send)
         finally:
-            self._log(scope)
+            self._finish(scope)
 
-    def _log(self, scope: Scope) -> None:
+    def _finish(self, scope: Scope) -> None:
         visitor, self._visitor = self._visitor, None
+        if self._span.is_recording() and (route := scope.get("route")) is not None:
+            self._span.update_name(f"{scope['method']} {route.path}")
+            self._span.set_attributes({"http.request.method": scope["method"], "http.route": route.path})
         if visitor is not None and visitor.work is not None:
             visitor.exchange = self
             return
+        self._end_span()
+        fields = {"http_status": self.status, "duration_ms": round((time.monotonic() - self._began) * 1_000, 1)}
         _log.info(
-            "%s %s",
-            scope["method"],
-            scope["path"],
-            extra={
-                "http_status": self.status,
-                "duration_ms": round((time.monotonic() - self._began) * 1_000, 1),
-            },
+            "%s %s", scope["method"], scope["path"], extra={"status": self._outcome(), **log_context.get(), **fields}
         )
+
+    def _outcome(self) -> str:
+        """Unless whoever answered has said it."""
+        if self.status is None:
+            return "cancelled"  # the client has left before there was an answer
+        return "ok" if self.status < HTTPStatus.BAD_REQUEST else "error"
+
+    def _end_span(self) -> None:
+        if self.status is not None:
+            self._span.set_attribute("http.response.status_code", self.status)
+            if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                fail(self._span, str(self.status))
+        self._span.end()

@@ -36,7 +36,8 @@ from shared.errors import (
     UnsupportedError,
     UpstreamError,
 )
-from shared.trace import current_trace
+from shared.logs import add_log_fields
+from shared.trace import current_trace_id
 from shared.valkey.client import REDIS_FAILURE
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -105,9 +106,9 @@ def status_of(error: ChatError | type[ChatError]) -> int:
 
 
 def problem_response(error: ChatError, scope: Scope) -> Response:
-    """The answer that tells a client of `error`."""
+    """The answer that tells a client of `error`; the request's line in the log will tell its code."""
     status = status_of(error)
-    trace = current_trace.get()
+    add_log_fields(status="error", error_code=error.code)
     errors = [ProblemField(field=item.field, message=item.message) for item in getattr(error, "errors", ())]
     problem = Problem(
         title=error.code,
@@ -115,7 +116,7 @@ def problem_response(error: ChatError, scope: Scope) -> Response:
         detail=error.detail,
         instance=_path_of(scope),
         code=error.code,
-        trace_id=trace and trace.trace_id,
+        trace_id=current_trace_id(),
         quota_scope=getattr(error, "quota_scope", None),
         errors=tuple(errors) or None,
     )

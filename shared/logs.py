@@ -1,10 +1,15 @@
 """Logging of every process: one JSON object a line on standard error, through the standard library.
 
 A line has `timestamp`, `level`, `logger`, `process`, `message`, the fields of `log_context` and those given with
-`extra=`. The names to use are `trace_id`, `request_id`, `chat_id`, `turn_id`, `tenant_id`, `user_id`,
-`requester_type`, `processing_stage`, `status` (ok, error, cancelled, replayed) and `error_code`, so that one query
-finds a turn in the logs of all processes. Message text, prompts and secrets are never logged; what is not passed
-here cannot leak here.
+`extra=`. The names to use, so that one query finds a turn in the logs of all processes:
+
+    trace_id, request_id, chat_id, turn_id, tenant_id, user_id
+    requester_type      user, system
+    processing_stage    request, relay; generate, finalize; sweep, watchdog; deliver, summarize
+    status              ok, error, cancelled, replayed: how a request or a turn has ended
+    error_code          of a problem, or of the turn
+
+Message text, prompts and secrets are never logged; what is not passed here cannot leak here.
 """
 
 from __future__ import annotations

@@ -77,13 +77,15 @@ class Metrics:
         self.active_streams = self._instance_gauge("active_streams", "Streams open in this process")
         self.ttft_provider_ms = self._histogram("ttft_provider_ms", "Request to first delta of the provider", BY_MODEL)
         self.ttft_overhead_ms = self._histogram(
-            "ttft_overhead_ms", "First delta of the provider to its entry in the event log", BY_MODEL
+            "ttft_overhead_ms", "First delta of the provider to its place in the event log", BY_MODEL
         )
         self.stream_total_latency_ms = self._histogram("stream_total_latency_ms", "Length of a turn", BY_MODEL)
 
     def _declare_queue_and_relay(self) -> None:
         self.dispatch_latency_ms = self._histogram("dispatch_latency_ms", "Accepted request to running worker")
-        self.relay_lag_ms = self._histogram("relay_lag_ms", "Entry in the event log to its write to a client, sampled")
+        self.relay_lag_ms = self._histogram(
+            "relay_lag_ms", "New entry heard to written to a client, of one stream in 16"
+        )
         self.turns_queued = self._gauge("turns_queued", "Running turns that no worker holds")
         self.turns_running = self._gauge("turns_running", "Running turns that a worker holds")
         self.attached_clients = self._gauge("attached_clients", "Clients attached to running turns")
@@ -98,7 +100,7 @@ class Metrics:
             "time_to_abort_ms", "Stop heard by the worker to provider connection closed", BY_TRIGGER
         )
         self.tokens_after_cancel = self._histogram(
-            "tokens_after_cancel", "Deltas of the provider received after the stop was heard", BY_TRIGGER, COUNTS
+            "tokens_after_cancel", "Deltas that came in after the stop was heard", BY_TRIGGER, COUNTS
         )
         self.time_from_ui_disconnect_to_cancel_ms = self._histogram(
             "time_from_ui_disconnect_to_cancel_ms", "Last client gone to stop asked for", BY_TRIGGER
@@ -238,14 +240,12 @@ class Metrics:
             "outbox_dead_letter_oldest_age_seconds", "How long the oldest of them has waited", BY_KIND
         )
         self.db_query_latency_ms = self._histogram("db_query_latency_ms", "Statements of the database", ("query",))
-        self.db_errors = self._counter("db_errors", "Statements that failed, by SQLSTATE class", ("query", "code"))
-        self.catalog_reload = self._counter("catalog_reload", "Looks at the catalog file", BY_RESULT)
+        self.db_errors = self._counter("db_errors", "Statements that failed, by SQLSTATE", ("query", "code"))
 
     def _begin_at_zero(self) -> None:
         """Show what alerts watch before it happens: nobody sees the first increase of a series that begins with it."""
         for counter, values in (
             (self.audit_emit, ("ok", "failed", "dropped")),
-            (self.catalog_reload, ("refused", "failed")),
             (self.cleanup_failed, ("file",)),
             (self.orphan_detected, ("stale_progress", "max_age")),
             (self.orphan_finalized, ("stale_progress", "max_age")),

@@ -257,8 +257,14 @@ class AuditSettings(Group):
     include_content: bool = False
 
 
+def _require_trace_target(url: str) -> str:
+    if url and not _is_web_address(url) and not (url.startswith("file:") and urlsplit(url).path.startswith("/")):
+        raise ValueError("must be empty, an http:// or https:// URL that names a host, or file:///absolute/path")
+    return url
+
+
 class TracingSettings(Group):
-    otlp_endpoint: str = ""
+    otlp_endpoint: Annotated[str, AfterValidator(_require_trace_target)] = ""
 
 
 class CorsSettings(Group):

@@ -1,60 +1,157 @@
-"""W3C trace context: which trace a request belongs to, on its way through API, job and provider call.
+"""Traces, by OpenTelemetry's API: which one a request belongs to, on its way through API, job and provider call.
 
-A `traceparent` is `00-<trace id, 32 hex>-<parent span id, 16 hex>-<flags, 2 hex>` in lower case. What cannot be
-parsed is ignored and a new trace begins, as the recommendation demands.
+Every request and every job belongs to a trace: problems, logs and audit events name its id, and W3C's `traceparent`
+carries it from the caller into the job. Spans are recorded only while `exporting` has somewhere to send them, and only
+of traces that the caller wants sampled; else a span is no more than its ids, and the SDK is not even imported.
 
-Source: https://www.w3.org/TR/trace-context/#traceparent-header
+No span holds what users write, what models answer, or the text of an error. What happens per event is not traced.
+
+Source: https://www.w3.org/TR/trace-context/
 """
 
 from __future__ import annotations
 
-import re
+import asyncio
 import secrets
-from contextvars import ContextVar
-from dataclasses import dataclass, replace
-from typing import Final, Self
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Final
 
-_TRACEPARENT: Final = re.compile(
-    r"(?P<version>[0-9a-f]{2})-(?P<trace>[0-9a-f]{32})-(?P<span>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})(?P<rest>-.*)?"
+from opentelemetry.context import Context, attach, detach
+from opentelemetry.trace import (
+    INVALID_SPAN,
+    NonRecordingSpan,
+    NoOpTracer,
+    Span,
+    SpanContext,
+    SpanKind,
+    StatusCode,
+    TraceFlags,
+    Tracer,
+    format_trace_id,
+    get_current_span,
+    set_span_in_context,
 )
-_SAMPLED: Final = 0x01
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.types import AttributeValue
+
+from shared.settings import TracingSettings
+
+_PROPAGATOR: Final = TraceContextTextMapPropagator()
+_NOBODY: Final = set_span_in_context(INVALID_SPAN, Context())
 
 
-@dataclass(frozen=True, slots=True)
-class TraceContext:
-    """A span of ours within a trace."""
-
-    trace_id: str
-    span_id: str
-    is_sampled: bool = True
-
-    @classmethod
-    def new(cls) -> Self:
-        return cls(secrets.token_hex(16), secrets.token_hex(8))
-
-    @classmethod
-    def from_header(cls, traceparent: str | None) -> Self:
-        """A child of the caller's span; a new trace if the header is absent or not valid."""
-        found = _TRACEPARENT.fullmatch(traceparent.strip()) if traceparent else None
-        if found is None or not _is_valid(found):
-            return cls.new()
-        is_sampled = bool(int(found["flags"], 16) & _SAMPLED)
-        return cls(found["trace"], secrets.token_hex(8), is_sampled)
-
-    @property
-    def header(self) -> str:
-        """The `traceparent` for whatever this span calls."""
-        return f"00-{self.trace_id}-{self.span_id}-{_SAMPLED if self.is_sampled else 0:02x}"
-
-    def child(self) -> Self:
-        return replace(self, span_id=secrets.token_hex(8))
+@dataclass
+class _Active:
+    tracer: Tracer
 
 
-def _is_valid(found: re.Match[str]) -> bool:
-    if found["version"] == "ff" or (found["version"] == "00" and found["rest"]):
-        return False
-    return found["trace"].strip("0") != "" and found["span"].strip("0") != ""
+_active: Final = _Active(NoOpTracer())
 
 
-current_trace: ContextVar[TraceContext | None] = ContextVar("current_trace", default=None)
-"""The span that the running task works for."""
+def is_exporting() -> bool:
+    """Whether spans go anywhere: what is only worth doing for them can be left out."""
+    return not isinstance(_active.tracer, NoOpTracer)
+
+
+def received(traceparent: str | None) -> Context:
+    """The caller's place in its trace; nobody's if the header is absent or not valid, so that a new trace begins."""
+    return _PROPAGATOR.extract({"traceparent": traceparent}, _NOBODY) if traceparent else _NOBODY
+
+
+def start_span(
+    name: str,
+    *,
+    within: Context | None = None,
+    kind: SpanKind = SpanKind.INTERNAL,
+    began_ns: int | None = None,
+    attributes: Mapping[str, AttributeValue] | None = None,
+) -> Span:
+    """A span, which the caller must end.
+
+    Args:
+        within: what it is a part of; the current span by default.
+        began_ns: epoch nanoseconds, if it began earlier.
+    """
+    span = _active.tracer.start_span(name, within, kind, attributes, start_time=began_ns)
+    return span if span.get_span_context().is_valid else NonRecordingSpan(_new_trace())
+
+
+@contextmanager
+def span(
+    name: str,
+    *,
+    within: Context | None = None,
+    kind: SpanKind = SpanKind.INTERNAL,
+    attributes: Mapping[str, AttributeValue] | None = None,
+) -> Iterator[Span]:
+    """A span that is current for the length of the block. An exception marks it as failed, by its type alone."""
+    started = start_span(name, within=within, kind=kind, attributes=attributes)
+    token = attach(set_span_in_context(started))
+    try:
+        yield started
+    except Exception as error:
+        fail(started, type(error).__name__)
+        raise
+    finally:
+        detach(token)
+        started.end()
+
+
+def fail(span: Span, error_type: str) -> None:
+    """Mark the span as failed. `error_type` is a code or the name of a class, never a text."""
+    span.set_status(StatusCode.ERROR)
+    span.set_attribute("error.type", error_type)
+
+
+def make_current(span: Span) -> None:
+    """Have the rest of the running task, and what it starts from here on, work for `span`."""
+    attach(set_span_in_context(span, Context()))
+
+
+def current_trace_id() -> str | None:
+    """32 hex digits; None outside of any trace."""
+    return trace_id_of(get_current_span())
+
+
+def trace_id_of(span: Span) -> str | None:
+    context = span.get_span_context()
+    return format_trace_id(context.trace_id) if context.is_valid else None
+
+
+def current_traceparent() -> str | None:
+    """The header for whatever the current span calls."""
+    carrier: dict[str, str] = {}
+    _PROPAGATOR.inject(carrier)
+    return carrier.get("traceparent")
+
+
+@asynccontextmanager
+async def exporting(settings: TracingSettings, *, process: str) -> AsyncIterator[None]:
+    """Record spans for the length of the block, if a place to send them to is configured; then send what is left.
+
+    Args:
+        process: what kind of process they are from, such as `api`.
+    """
+    if not settings.otlp_endpoint:
+        yield
+        return
+    from shared.trace_export import create_provider
+
+    provider = create_provider(settings.otlp_endpoint, process=process)
+    _active.tracer = provider.get_tracer("mini_chat")
+    try:
+        yield
+    finally:
+        _active.tracer = NoOpTracer()
+        await asyncio.to_thread(provider.shutdown)
+
+
+def _new_trace() -> SpanContext:
+    return SpanContext(
+        trace_id=secrets.randbits(128) or 1,
+        span_id=secrets.randbits(64) or 1,
+        is_remote=False,
+        trace_flags=TraceFlags(TraceFlags.SAMPLED),
+    )

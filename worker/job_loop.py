@@ -20,10 +20,13 @@ from typing import Any, cast
 
 from arq.typing import WorkerCoroutine
 from arq.worker import Worker, func
+from opentelemetry.trace import SpanKind, set_span_in_context
 
 from shared.backoff import backoff
+from shared.logs import add_log_fields
 from shared.queue.queue import QUEUE_NAME, PickedJob, TurnQueue
 from shared.settings import Settings
+from shared.trace import current_trace_id, received, span, start_span
 from shared.valkey.client import REDIS_FAILURE, Valkey
 from shared.valkey.keyspace import QUEUE_WAKE
 
@@ -148,9 +151,14 @@ class JobLoop(Worker):
     async def _run(self, job: PickedJob) -> None:
         """Run the job's function, and forget the job however that ends: what is left to do is in the turn's row."""
         try:
-            name, kwargs = job.read()
-            async with asyncio.timeout(self.job_timeout_s):
-                await self.functions[name].coroutine(self.ctx, **kwargs)
+            name, kwargs, enqueued_ms = job.read()
+            caller = received(kwargs.get("traceparent"))
+            waited = start_span("queue", within=caller, began_ns=enqueued_ms * 1_000_000)
+            waited.end()
+            with span(name, within=set_span_in_context(waited), kind=SpanKind.CONSUMER):
+                add_log_fields(trace_id=current_trace_id())
+                async with asyncio.timeout(self.job_timeout_s):
+                    await self.functions[name].coroutine(self.ctx, **kwargs)
         finally:
             # Also when the job is cancelled: the round trip is short and has a time limit.
             await asyncio.shield(self._forget(job.job_id))

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.clock import SystemClock
 from shared.db.engine import Sessions, open_database
+from shared.db.measured import measure_statements
 from shared.events.log import EventLog
 from shared.health import ReadinessProbe
 from shared.ids import process_name
@@ -20,9 +21,12 @@ from shared.model_catalog.holder import CatalogHolder
 from shared.model_catalog.source import load_catalog
 from shared.outbox.messages import AUDIT, USAGE_SNAPSHOT
 from shared.policy.file_source import FilePolicySource
+from shared.providers.client import ProviderClients
+from shared.providers.storage import ProviderStorages
 from shared.queue.jobs import RUN_TURN
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
+from shared.trace import exporting
 from shared.turns.finalize import TurnFinalizer
 from shared.turns.presence import Presence
 from shared.turns.stop import TurnStopper
@@ -60,6 +64,7 @@ class WorkerContext:
     absence: AbsenceWatch
     outbox: Delivery
     purge: Purge
+    storages: ProviderStorages
     signal_valkey: Valkey
     """The connection on which stop signals arrive."""
     metrics: Metrics
@@ -77,7 +82,9 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
     draining = asyncio.Event()
     clock = SystemClock()
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(exporting(settings.tracing, process="worker"))
         engine, sessions = await stack.enter_async_context(open_database(settings.database))
+        measure_statements(engine, metrics)
         valkey = await stack.enter_async_context(open_valkey(settings.redis))
         # A connection of its own: it blocks. A read blocks shorter than its time limit.
         wake_valkey = await stack.enter_async_context(open_valkey(settings.redis))
@@ -92,15 +99,17 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
                 routes=health_routes(probe),
             )
         )
-        providers = ProviderRegistry(catalog.loaded.providers)
+        clients = ProviderClients(catalog.loaded.providers)
+        stack.push_async_callback(clients.aclose)
+        providers = ProviderRegistry(clients, metrics)
         stack.push_async_callback(providers.aclose)
+        storages = ProviderStorages(clients, metrics)
         policies = FilePolicySource(
             settings,
             catalog,
             sessions=sessions,
             clock=clock,
-            metrics=metrics,
-            on_change=lambda loaded: providers.replace(loaded.providers),
+            on_change=lambda loaded: clients.replace(loaded.providers),
         )
         await policies.start()
         log = EventLog(valkey, settings)
@@ -178,6 +187,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             ),
             outbox=outbox,
             purge=Purge(settings, sessions),
+            storages=storages,
             signal_valkey=signal_valkey,
             metrics=metrics,
             policies=policies,

@@ -26,6 +26,7 @@ from api.turns.relay import EventStreamResponse, ReplayResponse
 from api.turns.replay import Replay, load_replay
 from shared.events.ids import Cursor, ReplayId
 from shared.events.log import Entry
+from shared.logs import add_log_fields
 from shared.turns.errors import TurnNotFoundError
 from shared.turns.lifecycle import TurnState
 from shared.turns.tables import Turn
@@ -46,6 +47,9 @@ async def attach(turn: Turn, cursor: Cursor, *, source: Source, context: ApiCont
     has_ended = TurnState(turn.state).is_terminal
     if cursor is not None:
         context.metrics.stream_resumed.labels(source=source).inc()
+    if has_ended:
+        context.metrics.stream_replay.labels(reason="attach").inc()
+        add_log_fields(status="replayed")
     if isinstance(cursor, ReplayId):
         if has_ended:
             return _after(await _replay_of(turn, context), cursor.position, source)
@@ -69,6 +73,7 @@ async def attach(turn: Turn, cursor: Cursor, *, source: Source, context: ApiCont
 async def replay(turn: Turn, *, context: ApiContext) -> Response:
     """The whole of an ended turn from storage."""
     context.metrics.stream_replay.labels(reason="idempotent_completed").inc()
+    add_log_fields(status="replayed")
     return ReplayResponse((await _replay_of(turn, context)).after(0))
 
 

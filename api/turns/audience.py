@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from contextlib import suppress
 from uuid import UUID
@@ -51,7 +52,9 @@ class Audience:
             return
         del self._clients[keys]
         if has_hung_up and not self._draining.is_set():
-            self._countdowns[keys] = self._tasks.spawn(self._last_one_out(keys, turn_id), name=f"grace {turn_id}")
+            self._countdowns[keys] = self._tasks.spawn(
+                self._last_one_out(keys, turn_id, since=time.monotonic()), name=f"grace {turn_id}"
+            )
 
     async def renew(self) -> None:
         """One heartbeat for all turns."""
@@ -66,7 +69,7 @@ class Audience:
         with suppress(*REDIS_FAILURE):
             await self._presence.announce(turns)
 
-    async def _last_one_out(self, keys: TurnKeys, turn_id: UUID) -> None:
+    async def _last_one_out(self, keys: TurnKeys, turn_id: UUID, *, since: float) -> None:
         try:
             if await self._presence.leave(keys) > 0 or await self._has_come_back(keys):
                 return
@@ -77,7 +80,7 @@ class Audience:
         finally:
             self._countdowns.pop(keys, None)
         if not self._draining.is_set():
-            await self._stopper.stop(turn_id, "disconnect")
+            await self._stopper.stop(turn_id, "disconnect", since=since)
 
     async def _has_come_back(self, keys: TurnKeys) -> bool:
         """Whether somebody attaches, anywhere, within the grace. Whoever does counts down anew when leaving again."""

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.auth import Principal
 from api.context import ApiContext
+from api.turns.metrics import measured_mutation
 from api.turns.preflight import (
     Accepted,
     Admitted,
@@ -71,6 +72,11 @@ async def replace_turn(command: ReplaceTurn, principal: Principal, context: ApiC
     Raises:
         ChatError: refused; the old turn is as it was.
     """
+    with measured_mutation(context.metrics, "retry" if command.content is None else "edit"):
+        return await _replace(command, principal, context)
+
+
+async def _replace(command: ReplaceTurn, principal: Principal, context: ApiContext) -> Accepted | Existing:
     account = account_of(principal, context)
     draft = TurnRequest(
         chat_id=command.chat_id,
@@ -109,7 +115,8 @@ async def delete_turn(chat_id: ChatId, request_id: UUID, principal: Principal, c
         event = turn_deleted(turn, actor_user_id=principal.user_id, now=now)
         await enqueue(session, [audit(event, tenant_id=principal.tenant_id, now=now)], metrics=context.metrics)
 
-    await run_transaction(context.sessions, delete)
+    with measured_mutation(context.metrics, "delete"):
+        await run_transaction(context.sessions, delete)
 
 
 async def _complete(

@@ -24,20 +24,17 @@ from api.context import ApiContext
 from api.turns.admission import Admission, Case
 from api.turns.attached import Images, check_attachments, check_images
 from api.turns.insertion import insert_running_turn
+from api.turns.metrics import count_accepted, counting_decision, counting_refusals
 from api.turns.send_view import SendView, load_send_view
 from shared.db.engine import single_statement
 from shared.events.frames import Frame
 from shared.ids import ChatId
-from shared.model_catalog.catalog import Tier
 from shared.queue.jobs import RunTurn
-from shared.quotas.credits import CreditsOverflowError
-from shared.quotas.errors import QuotaExceededError
-from shared.quotas.metrics import count_refusal, count_reserve
 from shared.quotas.periods import period_start
 from shared.quotas.repository import Account, QuotaRepository
 from shared.quotas.reserve import Standing
 from shared.settings import OnDisconnect, OnWorkerLoss
-from shared.trace import current_trace
+from shared.trace import current_traceparent
 from shared.turns.errors import InvalidAttachmentError, WebSearchDisabledError
 from shared.turns.frames import started_frame
 from shared.turns.tables import Turn
@@ -123,6 +120,13 @@ async def admit(
         ChatError: it is refused.
         CreditsOverflowError: what it would cost is out of bounds.
     """
+    with counting_refusals(context.metrics):
+        return await _check(request, view, account, principal, context)
+
+
+async def _check(
+    request: TurnRequest, view: SendView, account: Account, principal: Principal, context: ApiContext
+) -> Admitted:
     catalog = context.catalog.current
     images = Images()
     if request.attachment_ids:
@@ -191,20 +195,8 @@ async def _reserve(session: AsyncSession, admitted: Admitted, context: ApiContex
 
 
 def _decide(case: Case, standing: Standing, context: ApiContext) -> Admission:
-    try:
+    with counting_decision(context.metrics, case):
         return case.decide(standing)
-    except QuotaExceededError:
-        selected = case.catalog.find_model(case.selected_model)
-        count_refusal(
-            context.metrics,
-            model="unknown" if selected is None else selected.id,
-            tier="premium" if selected is None else selected.tier,
-            images=case.images,
-        )
-        raise
-    except CreditsOverflowError:
-        context.metrics.credits_overflow.inc()
-        raise
 
 
 def _columns(request: TurnRequest, admission: Admission, admitted: Admitted, context: ApiContext) -> Mapping[str, Any]:
@@ -238,10 +230,9 @@ def _columns(request: TurnRequest, admission: Admission, admitted: Admitted, con
 
 async def announce(turn: Turn, admitted: Admitted, context: ApiContext) -> Accepted:
     """Create the log, then enqueue, in one round trip: clients see the start without waiting for a worker."""
-    _observe(turn, admitted.case, context)
+    count_accepted(context.metrics, turn, admitted.case)
     started = started_frame(turn)
-    trace = current_trace.get()
-    job = RunTurn(turn.id, attempt=1, traceparent=trace.header if trace else None)
+    job = RunTurn(turn.id, attempt=1, traceparent=current_traceparent())
     keys = TurnKeys(turn.chat_id, turn.request_id)
     try:
         opened, _ = await run_scripts(
@@ -251,21 +242,3 @@ async def announce(turn: Turn, admitted: Admitted, context: ApiContext) -> Accep
         logger.warning("an accepted turn is left to the sweeper: %r", error, extra={"turn_id": str(turn.id)})
         return Accepted(turn, started, is_logged=False)
     return Accepted(turn, started, is_logged=opened == b"taken")
-
-
-def _observe(turn: Turn, case: Case, context: ApiContext) -> None:
-    """Count a reserve that is committed."""
-    effective = case.catalog.find_model(turn.effective_model or "")
-    if effective is None or turn.reserve_tokens is None or turn.max_output_tokens_applied is None:
-        return
-    selected = case.catalog.find_model(case.selected_model)
-    from_tier: Tier = "premium" if selected is None else selected.tier
-    count_reserve(
-        context.metrics,
-        decision=turn.quota_decision or "allow",
-        model=effective.id,
-        from_tier=from_tier,
-        tier=effective.tier,
-        images=case.images,
-        estimated_tokens=turn.reserve_tokens - turn.max_output_tokens_applied,
-    )

@@ -22,6 +22,7 @@ from functools import partial
 from typing import Required, TypedDict, Unpack
 from uuid import UUID
 
+from opentelemetry.trace import Span
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
@@ -36,6 +37,8 @@ from shared.events import frames
 from shared.events.frames import KEEP_ALIVE, Frame
 from shared.events.ids import STARTED, EntryId
 from shared.events.log import Entry
+from shared.logs import add_log_fields
+from shared.trace import is_exporting, start_span
 from shared.valkey.client import REDIS_FAILURE
 from shared.valkey.keyspace import TurnKeys
 
@@ -98,6 +101,7 @@ class EventStream:
     __slots__ = (
         "_context",
         "_cursor",
+        "_first_event",
         "_first_frame",
         "_has_ended",
         "_has_left",
@@ -135,6 +139,7 @@ class EventStream:
         self._now = asyncio.get_running_loop().time
         self._cursor: bytes | None = None if cursor is None else str(cursor).encode()
         self._first_frame = first_frame
+        self._first_event: Span | None = None
         # What a ping repeats: the client's own cursor until a frame was sent.
         self._shown_id: bytes | None = self._cursor
         self._in_content = cursor is not None and cursor != STARTED and cursor.seq != 0
@@ -175,6 +180,9 @@ class EventStream:
             start: the beginning of the response, which goes out through `start_with`.
         """
         self._send = send
+        add_log_fields(processing_stage="relay")
+        if is_exporting():
+            self._first_event = start_span("first event")
         context = self._context
         context.metrics.active_streams.inc()
         context.metrics.attached_clients.inc()
@@ -204,6 +212,8 @@ class EventStream:
         context.metrics.attached_clients.dec()
         if self._has_left:
             self._count_departure()
+        if self._first_event is not None:
+            self._first_event.end()  # there was none
 
     async def _watch_client(self, receive: Receive) -> None:
         """Notice a closed connection without writing to it."""
@@ -309,6 +319,9 @@ class EventStream:
         self._cursor = entries[-1].id
         if chunks:
             await self._write(b"".join(chunks))
+        if self._first_event is not None and self._in_content:
+            self._first_event.end()
+            self._first_event = None
 
     async def _is_told_from_storage(self, state: _LogState) -> bool:
         """Of a turn that has ended: whether its log does not say so, and it has now been told from its row."""

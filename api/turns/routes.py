@@ -22,6 +22,7 @@ from shared.chats.errors import ChatNotFoundError
 from shared.errors import FieldError, InvalidError, ThrottledError, TooLargeError
 from shared.events.ids import Cursor, parse_cursor
 from shared.ids import new_uuid4
+from shared.logs import add_log_fields
 from shared.quotas.errors import QuotaExceededError
 from shared.turns.errors import (
     ContextBudgetExceededError,
@@ -36,6 +37,7 @@ from shared.turns.errors import (
     WebSearchDisabledError,
 )
 from shared.turns.lifecycle import TurnState
+from shared.turns.log_fields import fields_of
 from shared.turns.repository import TurnRepository
 from shared.turns.tables import Turn
 from shared.valkey.keyspace import TurnKeys
@@ -239,6 +241,7 @@ async def _stream(
     result: Accepted | Existing, last_event_id: str | None, cursor: Cursor, context: ApiContext
 ) -> Response:
     """The stream of a new turn, or of the one that the request id names: joined if a place in it was named."""
+    add_log_fields(**fields_of(result.turn))
     if isinstance(result, Accepted):
         return _new_stream(result, context)
     if last_event_id is not None:

@@ -13,12 +13,11 @@ import logging
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 from uuid import UUID
 
 from shared.clock import Clock
 from shared.db.engine import Sessions
-from shared.metrics import Metrics
 from shared.model_catalog.catalog import Catalog
 from shared.model_catalog.holder import CatalogHolder
 from shared.model_catalog.source import load_catalog
@@ -33,6 +32,8 @@ LIMITS_KEPT: Final = 10_000
 LIMITS_TTL: Final = timedelta(seconds=60)
 STORE_RETRY_SECS: Final = 1.0
 
+Reloaded = Literal["changed", "unchanged", "refused", "failed"]
+
 logger = logging.getLogger(__name__)
 
 
@@ -44,7 +45,6 @@ class FilePolicySource:
         *,
         sessions: Sessions,
         clock: Clock,
-        metrics: Metrics,
         on_change: Callable[[Catalog], None] = lambda _: None,
     ) -> None:
         """
@@ -56,7 +56,6 @@ class FilePolicySource:
         self._catalog = catalog
         self._sessions = sessions
         self._clock = clock
-        self._metrics = metrics
         self._on_change = on_change
         self._snapshots: Cache[int, Catalog] = Cache(capacity=SNAPSHOTS_KEPT, clock=clock)
         self._limits: Cache[tuple[UUID, UUID, int], Limits] = Cache(capacity=LIMITS_KEPT, clock=clock, ttl=LIMITS_TTL)
@@ -119,20 +118,19 @@ class FilePolicySource:
         """Have `keep_current` reload at once, even if the file looks the same; fit for a signal handler."""
         self._is_asked.set()
 
-    async def reload(self, *, force: bool = False) -> None:
+    async def reload(self, *, force: bool = False) -> Reloaded:
         """Put the file in force as it is now; what is in force stays if that cannot be done."""
         async with self._lock:
             try:
-                result = await self._reload(force=force)
+                return await self._reload(force=force)
             except ConfigurationError as error:
-                result = "refused"
                 logger.error("the catalog is not reloaded: %s", error)  # noqa: TRY400 (a clear text)
+                return "refused"
             except Exception as error:
-                result = "failed"
                 logger.error("the catalog cannot be reloaded now: %r", error)  # noqa: TRY400 (a server is away)
-        self._metrics.catalog_reload.labels(result=result).inc()
+                return "failed"
 
-    async def _reload(self, *, force: bool) -> str:
+    async def _reload(self, *, force: bool) -> Reloaded:
         text = await asyncio.to_thread(_read, self._settings.catalog.path)
         if text == self._taken_text and self._catalog.is_stored and not force:
             return "unchanged"

@@ -10,9 +10,10 @@ it); the rest, its query included, is the request's path.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -89,6 +90,11 @@ class ProviderClients:
         """No new call begins on them, but one may still run."""
         self._tls = httpx2.create_ssl_context()  # tens of milliseconds: once, not per client
 
+    @property
+    def providers(self) -> Mapping[str, ProviderConfig]:
+        """As they are reached now."""
+        return self._providers
+
     def replace(self, providers: Mapping[str, ProviderConfig]) -> None:
         """Reach providers as `providers` says from now on; calls under way go on as they are."""
         self._providers = providers
@@ -130,6 +136,25 @@ class _ConfiguredOpenAI(AsyncOpenAI):
     def _validate_headers(self, headers: Any, custom_headers: Any) -> None:
         """Nothing to check: the configuration was, at start-up."""
 
+    async def _prepare_request(self, request: httpx2.Request) -> None:
+        if isinstance(request.stream, httpx2.SyncByteStream) and not isinstance(request.stream, httpx2.ByteStream):
+            request.stream = _ReadInThread(request.stream)
+
+
+class _ReadInThread(httpx2.AsyncByteStream):
+    """The body of an upload, a piece at a time and no faster than it is sent.
+
+    httpx2 reads the file on the event loop, where a slow disk would hold up every stream of the process.
+    """
+
+    def __init__(self, body: Iterable[bytes]) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        pieces = iter(self._body)
+        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+            yield piece
+
 
 def build_client(config: ProviderConfig, *, tls: ssl.SSLContext) -> ProviderClient:
     """A client for a configuration whose tenant override is already applied."""
@@ -140,7 +165,7 @@ def build_client(config: ProviderConfig, *, tls: ssl.SSLContext) -> ProviderClie
     limits = httpx2.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=KEEPALIVE_SECS)
     openai = _ConfiguredOpenAI(
         api_key="configured-by-header",
-        base_url=f"{_origin(config)}{path.base}",
+        base_url=f"{origin_of(config)}{path.base}",
         default_headers=_headers(config, secret),
         max_retries=0,
         timeout=timeout,
@@ -149,7 +174,7 @@ def build_client(config: ProviderConfig, *, tls: ssl.SSLContext) -> ProviderClie
     return ProviderClient(openai=openai, config=config, path=path, secret=secret)
 
 
-def _origin(config: ProviderConfig) -> str:
+def origin_of(config: ProviderConfig) -> str:
     host = f"[{config.host}]" if ":" in config.host and not config.host.startswith("[") else config.host
     return f"{'http' if config.use_http else 'https'}://{host}:{config.port}"
 

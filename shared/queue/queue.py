@@ -16,7 +16,7 @@ from arq.constants import default_queue_name, in_progress_key_prefix, job_key_pr
 from arq.jobs import deserialize_job_raw, serialize_job
 from arq.utils import timestamp_ms
 
-from shared.queue.jobs import RUN_TURN, RunTurn
+from shared.queue.jobs import Job
 from shared.settings import Settings
 from shared.valkey.client import Valkey
 from shared.valkey.keyspace import QUEUE_RUNNING, QUEUE_WAKE
@@ -39,18 +39,18 @@ class PickedJob(NamedTuple):
     job_id: str
     content: bytes | None
 
-    def read(self) -> tuple[str, dict[str, Any]]:
-        """The name of its function, and the keyword arguments.
+    def read(self) -> tuple[str, dict[str, Any], int]:
+        """The name of its function, the keyword arguments, and when it was enqueued, in epoch milliseconds.
 
         Raises:
             arq.jobs.SerializationError: there are none that can be read.
         """
-        name, _, kwargs, _, _ = deserialize_job_raw(self.content or b"", deserializer=deserialize)
-        return name, kwargs
+        name, _, kwargs, _, enqueued_ms = deserialize_job_raw(self.content or b"", deserializer=deserialize)
+        return name, kwargs, enqueued_ms
 
 
 class TurnQueue:
-    """Enqueues turns and hands them to workers. Every method may raise what `REDIS_FAILURE` names."""
+    """Enqueues jobs and hands them to workers. Every method may raise what `REDIS_FAILURE` names."""
 
     def __init__(self, valkey: Valkey, settings: Settings) -> None:
         self._valkey = valkey
@@ -58,15 +58,15 @@ class TurnQueue:
         self._wake_cap = settings.worker.max_jobs
         self._job_life_ms = settings.turns.max_age_secs * 1000
 
-    def enqueueing(self, job: RunTurn) -> ScriptCall:
+    def enqueueing(self, job: Job) -> ScriptCall:
         """The enqueue as a call, so that it can share a round trip."""
         job_id = job.job_id
         now = timestamp_ms()
-        payload = serialize_job(RUN_TURN, (), job.to_kwargs(), None, now, serializer=serialize)
+        payload = serialize_job(job.name, (), job.to_kwargs(), None, now, serializer=serialize)
         keys = [QUEUE_NAME, *_job_keys(job_id), QUEUE_RUNNING, QUEUE_WAKE]
         return _ENQUEUE.call(keys, [job_id, payload, now, self._job_life_ms, self._wake_cap])
 
-    async def enqueue(self, job: RunTurn) -> bool:
+    async def enqueue(self, job: Job) -> bool:
         """Add the job; False if it waits already. Replaces whatever a dead worker left under the same id."""
         [added] = await run_scripts(self._valkey, [self.enqueueing(job)])
         return bool(added)

@@ -15,7 +15,7 @@ from uuid import UUID
 from shared.audit.redaction import Redacted, redact_field
 from shared.clock import rfc3339
 from shared.quotas.usage_event import tokens_of
-from shared.trace import current_trace
+from shared.trace import current_trace_id
 from shared.turns.lifecycle import Ending, TurnState
 from shared.turns.tables import Turn
 
@@ -42,7 +42,6 @@ def turn_ended(
 ) -> dict[str, Any]:
     """`turn_completed`, or `turn_failed` for one that failed or was stopped."""
     assert turn.completed_at is not None  # noqa: S101 (it has ended)
-    trace = current_trace.get()
     usage = ending.usage
     is_known = usage is not None and usage.is_known
     event = {
@@ -50,7 +49,7 @@ def turn_ended(
         "timestamp": rfc3339(turn.completed_at),
         "tenant_id": str(turn.tenant_id),
         "requester_type": turn.requester_type,
-        "trace_id": None if trace is None else trace.trace_id,
+        "trace_id": current_trace_id(),
         "user_id": None if turn.requester_user_id is None else str(turn.requester_user_id),
         "chat_id": str(turn.chat_id),
         "turn_id": str(turn.id),
@@ -98,13 +97,12 @@ def turn_deleted(turn: Turn, *, actor_user_id: UUID, now: datetime) -> dict[str,
 
 
 def _mutation(event_type: str, turn: Turn, actor_user_id: UUID, now: datetime) -> dict[str, Any]:
-    trace = current_trace.get()
     return _present(
         {
             "event_type": event_type,
             "timestamp": rfc3339(now),
             "tenant_id": str(turn.tenant_id),
-            "trace_id": None if trace is None else trace.trace_id,
+            "trace_id": current_trace_id(),
             "actor_user_id": str(actor_user_id),
             "chat_id": str(turn.chat_id),
             "turn_id": str(turn.id),

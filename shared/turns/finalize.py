@@ -12,9 +12,10 @@ that never change after its insert, so it is worked out before the transaction a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement
 from sqlalchemy.exc import DBAPIError
@@ -26,7 +27,7 @@ from shared.events import frames
 from shared.events.frames import DoneUsage, Frame
 from shared.ids import ChatId, TenantId
 from shared.metrics import Metrics
-from shared.outbox.messages import AUDIT, USAGE_SNAPSHOT, audit, usage_snapshot
+from shared.outbox.messages import AUDIT, THREAD_SUMMARY, USAGE_SNAPSHOT, audit, usage_snapshot
 from shared.outbox.tables import OutboxMessage
 from shared.policy.source import PolicySnapshots
 from shared.quotas.buckets import BucketKey, buckets_of
@@ -37,12 +38,22 @@ from shared.quotas.settlement import Reserved, Settlement, settle
 from shared.quotas.usage_event import usage_event
 from shared.settings import Settings
 from shared.summaries.trigger import SummaryWish, schedule_summary
+from shared.trace import span
 from shared.turns.audit_events import AuditedContent, turn_ended
 from shared.turns.end_statements import Ended, end_turn, record_end
 from shared.turns.lifecycle import Ending, TokenUsage, TurnState, cancelled_frame
+from shared.turns.log_fields import fields_of
+from shared.turns.metrics import count_end
 from shared.turns.tables import Turn
 
 logger = logging.getLogger(__name__)
+
+_STATUS: Final[Mapping[TurnState, str]] = {
+    TurnState.COMPLETED: "ok",
+    TurnState.FAILED: "error",
+    TurnState.CANCELLED: "cancelled",
+}
+"""How the log calls an end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +158,7 @@ class TurnFinalizer:
         except DBAPIError as error:
             if not ending.has_answer or is_database_away(error):
                 raise
-            logger.critical("the answer could not be stored", extra=_fields(turn), exc_info=error)
+            logger.critical("the answer could not be stored", extra=fields_of(turn), exc_info=error)
         try:
             return await self._commit(turn, _without_answer(ending), attempt, only_if, None)
         except _LostError:
@@ -162,10 +173,13 @@ class TurnFinalizer:
         summary_wish: SummaryWish | None,
     ) -> Finalized:
         bill = await self._bill(turn, ending)
-        committed = await run_transaction(
-            self.sessions, lambda session: self._end(session, turn, ending, bill, attempt, only_if, summary_wish)
-        )
-        self._observe(turn, ending, bill, committed)
+        began = time.monotonic()
+        with span("finalize"):
+            committed = await run_transaction(
+                self.sessions, lambda session: self._end(session, turn, ending, bill, attempt, only_if, summary_wish)
+            )
+        self.metrics.finalization_latency_ms.observe((time.monotonic() - began) * 1000)
+        self._observe(turn, ending, bill, committed, summary_wish)
         return Finalized(committed.ended.turn, committed.ended.selected_model, ending)
 
     async def _bill(self, turn: Turn, ending: Ending) -> _Bill | None:
@@ -228,19 +242,30 @@ class TurnFinalizer:
             )
         return _Committed(ended, content, short)
 
-    def _observe(self, turn: Turn, ending: Ending, bill: _Bill | None, committed: _Committed) -> None:
+    def _observe(
+        self,
+        turn: Turn,
+        ending: Ending,
+        bill: _Bill | None,
+        committed: _Committed,
+        summary_wish: SummaryWish | None,
+    ) -> None:
+        count_end(self.metrics, committed.ended.turn, ending)
+        _log_end(committed.ended.turn, ending)
         if ending.error_code == "internal_error":
             self.metrics.unknown_error_code.inc()
         for redacted in (committed.content.prompt, committed.content.response) if committed.content else ():
             for pattern, hits in redacted.hits.items():
                 self.metrics.audit_redaction_hits.labels(pattern=pattern).inc(hits)
-        kinds = (AUDIT,) if bill is None else (AUDIT, USAGE_SNAPSHOT)
+        kinds = [AUDIT] if bill is None else [AUDIT, USAGE_SNAPSHOT]
+        if summary_wish is not None and summary_wish.is_granted:
+            kinds.append(THREAD_SUMMARY)
         for kind in kinds:
             self.metrics.outbox_enqueue.labels(kind=kind, result="ok").inc()
         if self.wake_outbox is not None:
             self.wake_outbox()
         if bill is None:
-            logger.error("a turn without a reserve has ended; nothing was charged", extra=_fields(turn))
+            logger.error("a turn without a reserve has ended; nothing was charged", extra=fields_of(turn))
             return
         settlement, usage = bill.settlement, bill.settlement.usage or TokenUsage()
         count_settlement(
@@ -252,12 +277,12 @@ class TurnFinalizer:
         )
         if settlement.fault == "overflow":
             self.metrics.credits_overflow.inc()
-            logger.critical("the usage of a turn is out of bounds; its estimate was charged", extra=_fields(turn))
+            logger.critical("the usage of a turn is out of bounds; its estimate was charged", extra=fields_of(turn))
         elif settlement.fault == "no_price":
-            logger.critical("the price of a turn is unknown; its reserve was charged", extra=_fields(turn))
+            logger.critical("the price of a turn is unknown; its reserve was charged", extra=fields_of(turn))
         for key in committed.short:
             self.metrics.quota_negative.labels(key.period).inc()
-            logger.error("%s %s had less reserved than a turn of it", *key, extra=_fields(turn))
+            logger.error("%s %s had less reserved than a turn of it", *key, extra=fields_of(turn))
 
 
 def _events(ended: Ended, ending: Ending, bill: _Bill | None, content: AuditedContent | None) -> list[OutboxMessage]:
@@ -300,5 +325,13 @@ def _without_answer(ending: Ending) -> Ending:
     return replace(ending, text="")
 
 
-def _fields(turn: Turn) -> dict[str, str]:
-    return {"turn_id": str(turn.id), "chat_id": str(turn.chat_id), "request_id": str(turn.request_id)}
+def _log_end(turn: Turn, ending: Ending) -> None:
+    outcome = {
+        "processing_stage": "finalize",
+        "status": _STATUS[ending.state],
+        "attempt": turn.attempt,
+        "provider_response_id": turn.provider_response_id,
+    }
+    if ending.error_code is not None:
+        outcome["error_code"] = ending.error_code
+    logger.info("turn ended", extra={**fields_of(turn), **outcome})

@@ -94,6 +94,8 @@ class Ending:
     error_detail: str | None = field(default=None, repr=False)
     """Internal: raw provider text, never sent to clients."""
     trigger: CancelTrigger | None = None
+    was_stuck: bool = False
+    """Of a turn that ran out of time: a worker held it, and it did not move or was too old. Else it had no worker."""
     file_search_calls: int = 0
 
     @property

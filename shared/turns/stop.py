@@ -7,6 +7,7 @@ the cut-off: once it is set, the log takes no further content, so that the text 
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -33,16 +34,23 @@ class TurnStopper:
     clock: Clock
     metrics: Metrics
 
-    async def stop(self, turn_id: UUID, trigger: CancelTrigger) -> None:
+    async def stop(self, turn_id: UUID, trigger: CancelTrigger, *, since: float | None = None) -> None:
         """Ask for the end of a running turn. It has ended on return if no worker held it; else its worker ends it.
 
         Asking again, or for a turn that has ended, changes nothing. Needs PostgreSQL only.
+
+        Args:
+            since: when the last client left, by the monotonic clock, if that is why.
         """
         async with self.sessions.begin() as session:
             turn = await TurnRepository(session).request_stop(turn_id, trigger=trigger)
-        if turn is not None:
-            self.metrics.cancel_requested.labels(trigger=trigger).inc()
-            await self.carry_out(turn)
+        if turn is None:
+            return
+        self.metrics.cancel_requested.labels(trigger=trigger).inc()
+        if since is not None:
+            elapsed_ms = (time.monotonic() - since) * 1000
+            self.metrics.time_from_ui_disconnect_to_cancel_ms.labels(trigger=trigger).observe(elapsed_ms)
+        await self.carry_out(turn)
 
     async def carry_out(self, turn: Turn) -> None:
         """Do what `stop` does after the request is committed."""
@@ -68,7 +76,6 @@ class TurnStopper:
             only_if=is_unheld(),
         )
         if finalized is not None:
-            self.metrics.cancel_effective.labels(trigger=_trigger_of(turn)).inc()
             await end_log(self.log, keys, finalized)
         return finalized
 

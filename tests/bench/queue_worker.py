@@ -63,7 +63,7 @@ class QueueWorker:
     async def _run_ours(self, redis_url: str) -> None:
         settings = Settings.model_validate({"redis": {"url": redis_url}, "worker": {"max_jobs": MAX_JOBS}})
 
-        async def run(_ctx: object, *, turn_id: str, attempt: int, traceparent: str) -> None:
+        async def run(_ctx: object, *, turn_id: str, attempt: int, traceparent: str, reason: str) -> None:
             sent_ns, _, secs = traceparent.partition(" ")
             await self._job(int(sent_ns), float(secs))
 

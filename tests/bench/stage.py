@@ -82,6 +82,7 @@ async def stage(*, apis: int, workers: int, **variables: str) -> AsyncIterator[S
                 workers=workers,
                 provider_timeouts=None,
                 make_catalog=acceptance_catalog,
+                with_metrics=False,
                 **variables,
             )
         )

@@ -19,6 +19,7 @@ from shared.messages.tables import Message
 from shared.metrics import Metrics
 from shared.model_catalog.catalog import ProviderConfig
 from shared.outbox.tables import OutboxMessage
+from shared.providers.client import ProviderClients
 from shared.settings import Settings
 from shared.summaries.tables import ThreadSummary
 from shared.summaries.trigger import Frontier
@@ -66,7 +67,7 @@ class OneProvider(ProviderRegistry):
     """A registry in which everything is served by the same provider."""
 
     def __init__(self, provider: Provider) -> None:
-        super().__init__({})
+        super().__init__(ProviderClients({}), Metrics("test"))
         self._provider = provider
 
     def get(self, provider_id: str, tenant_id: UUID, otherwise: ProviderConfig | None = None) -> Provider:  # noqa: ARG002

@@ -43,6 +43,7 @@ class Process:
     log_path: Path
     port: int = 0
     host: str = LOOPBACK
+    metrics_port: int = 0
 
     @property
     def log(self) -> str:
@@ -51,6 +52,10 @@ class Process:
     @property
     def url(self) -> str:
         return f"http://{self.host}:{self.port}"
+
+    @property
+    def metrics_url(self) -> str:
+        return f"http://{LOOPBACK}:{self.metrics_port}/metrics"
 
     def kill(self) -> None:
         self.popen.kill()
@@ -81,6 +86,7 @@ class Deployment:
     provider: Process
     apis: list[Process] = field(default_factory=list)
     workers: list[Process] = field(default_factory=list)
+    with_metrics: bool = False
     _ports: PortPicker = field(default_factory=PortPicker)
     _http: httpx.Client = field(default_factory=lambda: httpx.Client(verify=_NO_TLS, trust_env=False, timeout=10))
 
@@ -100,13 +106,18 @@ class Deployment:
         return self.launch_api_at(LOOPBACK, self._ports.pick(), **variables)
 
     def launch_api_at(self, host: str, port: int, /, **variables: str) -> Process:
-        where = ("--host", host, "--port", str(port))
-        process = _launch(self.folder, self.variables | variables, "api", *where, port=port, host=host)
+        metrics_port = self._pick_metrics_port()
+        variables = self.variables | {"METRICS__API_PORT": str(metrics_port)} | variables
+        process = _launch(self.folder, variables, "api", "--host", host, "--port", str(port), port=port, host=host)
+        process.metrics_port = metrics_port
         self.apis.append(process)
         return process
 
     def launch_worker(self, **variables: str) -> Process:
-        process = _launch(self.folder, self.variables | variables, "worker")
+        metrics_port = self._pick_metrics_port()
+        variables = self.variables | {"METRICS__WORKER_PORT": str(metrics_port)} | variables
+        process = _launch(self.folder, variables, "worker")
+        process.metrics_port = metrics_port
         self.workers.append(process)
         return process
 
@@ -163,6 +174,9 @@ class Deployment:
             process.kill()
         self._http.close()
 
+    def _pick_metrics_port(self) -> int:
+        return self._ports.pick() if self.with_metrics else 0
+
     def _readiness_of(self, process: Process) -> Callable[[], bool]:
         if process.name == "worker":
             return lambda: "worker started" in process.log
@@ -185,6 +199,7 @@ def deployment(
     workers: int,
     provider_timeouts: Mapping[str, float] | None = None,
     make_catalog: Callable[..., dict[str, Any]] = acceptance_catalog,
+    with_metrics: bool = False,
     **variables: str,
 ) -> Iterator[Deployment]:
     """Start the product for the length of the block.
@@ -192,6 +207,7 @@ def deployment(
     Args:
         provider_timeouts: seconds, as in the catalog, for all providers.
         make_catalog: from the `provider_port`.
+        with_metrics: each process serves its own.
         variables: of the environment, without their prefix, for every process.
     """
     with tempfile.TemporaryDirectory(prefix="mini-chat-") as name:
@@ -210,13 +226,13 @@ def deployment(
             "REDIS__URL": valkey_url,
             "CATALOG__PATH": str(catalog),
             "ALLOW_HTTP_PROVIDERS": "true",
-            "METRICS__API_PORT": "0",
-            "METRICS__WORKER_PORT": "0",
             "WORKER__DRAIN_SECS": "0",
             "STREAMING__DISCONNECT_GRACE_SECS": "0",
         } | variables
         provider = _launch(folder, environment, "demo-provider", "--port", str(provider_port), port=provider_port)
-        running = Deployment(database_url, valkey_url, folder, environment, provider, _ports=ports)
+        running = Deployment(
+            database_url, valkey_url, folder, environment, provider, with_metrics=with_metrics, _ports=ports
+        )
         try:
             # A start is mostly imports: together they take as long as the machine has cores, not one after the other.
             started = [running.launch_worker() for _ in range(workers)] + [running.launch_api() for _ in range(apis)]

@@ -24,9 +24,8 @@ def make_finalizer(
     metrics: Metrics | None = None,
 ) -> TurnFinalizer:
     """Under the acceptance catalog unless told, which is in force without being stored."""
-    metrics = metrics or Metrics("test")
-    policies = policies_of(catalog_in_force(tree), sessions, settings, clock=clock, metrics=metrics)
-    return TurnFinalizer(sessions, policies, settings, metrics)
+    policies = policies_of(catalog_in_force(tree), sessions, settings, clock=clock)
+    return TurnFinalizer(sessions, policies, settings, metrics or Metrics("test"))
 
 
 def policies_of(
@@ -35,11 +34,8 @@ def policies_of(
     settings: Settings,
     *,
     clock: Clock | None = None,
-    metrics: Metrics | None = None,
 ) -> FilePolicySource:
-    return FilePolicySource(
-        settings, catalog, sessions=sessions, clock=clock or SystemClock(), metrics=metrics or Metrics("test")
-    )
+    return FilePolicySource(settings, catalog, sessions=sessions, clock=clock or SystemClock())
 
 
 def catalog_in_force(tree: dict[str, Any] | None = None) -> CatalogHolder:

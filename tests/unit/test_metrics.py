@@ -5,9 +5,11 @@ import socket
 import aiohttp
 import pytest
 from aiohttp import web
+from prometheus_client.metrics import MetricWrapperBase
 
 from shared.metrics import Metrics, serve_metrics
 from shared.settings import ConfigurationError
+from tests.support.series import SERIES
 
 
 def free_port() -> int:
@@ -46,3 +48,15 @@ async def test_a_busy_port_is_named_with_its_setting() -> None:
         with pytest.raises(ConfigurationError, match=rf"metrics\.worker_port: cannot listen on 127\.0\.0\.1:{port}"):
             async with serve_metrics(Metrics("x"), host="127.0.0.1", port=port, key="metrics.worker_port"):
                 pass
+
+
+def test_the_registered_series_are_those_of_the_contract() -> None:
+    """Each is an attribute of its own name, of its type, with its labels; there is none beside them."""
+    metrics = Metrics("x")
+    registered = {}
+    for name, value in vars(metrics).items():
+        if isinstance(value, MetricWrapperBase):
+            labels = value._labelnames
+            registered[name] = (value._type, frozenset(labels))
+    assert registered == SERIES
+    assert {family.name for family in metrics.registry.collect()} == {f"x_{name}" for name in SERIES}

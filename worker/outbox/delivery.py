@@ -21,6 +21,7 @@ from itertools import count
 from typing import Final
 
 from shared.db.engine import Sessions, single_statement
+from shared.logs import log_fields
 from shared.metrics import Metrics
 from shared.outbox.repository import Claim, Held, Message, OutboxRepository, Retry, slots_of
 from shared.outbox.retries import retry_delay
@@ -169,7 +170,8 @@ class Delivery:
     async def _try_to_deliver(self, message: Message, held: Held) -> Settlement:
         handler = self._handlers[message.queue]
         try:
-            await handler.handle(message)
+            with log_fields(processing_stage="deliver"):
+                await handler.handle(message)
         except RejectedMessageError as error:
             return Dead(held, reason=f"rejected: {error}")
         except Exception as error:

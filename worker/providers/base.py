@@ -18,12 +18,12 @@ from uuid import UUID
 
 from shared.events.frames import ToolName
 from shared.model_catalog.catalog import CatalogModel
+from shared.providers.failures import Failure, FailureCode
 from shared.turns.context import PlannedMessage
 from shared.turns.lifecycle import TokenUsage
 
 RequestKind = Literal["chat", "summary", "doc_summary"]
 IncompleteReason = Literal["max_tokens", "content_filter", "other"]
-FailureCode = Literal["provider_error", "provider_timeout", "rate_limited"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +119,36 @@ class ProviderError(Exception):
         http_status: int | None = None,
     ) -> None:
         super().__init__(f"{code}: {message}")
-        self.code: FailureCode = code
-        self.message = message
-        self.detail = detail
+        self.failure = Failure(code, message, detail, http_status)
         self.usage = usage
         self.response_id = response_id
-        self.http_status = http_status
+
+    @classmethod
+    def of(cls, failure: Failure, *, usage: TokenUsage | None = None, response_id: str | None = None) -> ProviderError:
+        return cls(
+            failure.code,
+            failure.message,
+            failure.detail,
+            usage=usage,
+            response_id=response_id,
+            http_status=failure.http_status,
+        )
+
+    @property
+    def code(self) -> FailureCode:
+        return self.failure.code
+
+    @property
+    def message(self) -> str:
+        return self.failure.message
+
+    @property
+    def detail(self) -> str:
+        return self.failure.detail
+
+    @property
+    def http_status(self) -> int | None:
+        return self.failure.http_status
 
 
 class Provider(Protocol):

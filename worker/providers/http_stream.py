@@ -23,13 +23,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import aiohttp
 import httpx2
 import openai
 import orjson
 
 from shared.model_catalog.catalog import ProviderTimeouts
+from shared.providers.answers import MAX_ANSWER_BYTES, STREAMED, WHOLE, beginning
 from shared.providers.client import ProviderClient
+from shared.providers.failures import BROKEN, refused, unreachable, unreadable, without_secret
 from shared.providers.sse import EventTooLargeError, ServerEvent, SseParser
 from shared.tasks import BackgroundTasks
 from worker.providers.base import (
@@ -40,9 +41,8 @@ from worker.providers.base import (
     ProviderEvent,
     ProviderStream,
 )
-from worker.providers.failures import reported, unreachable, unreadable, without_secret
 from worker.providers.lazy_timeout import LazyTimeout
-from worker.providers.wire import Translator, decode
+from worker.providers.wire import Translator
 
 T = TypeVar("T")
 
@@ -50,16 +50,8 @@ DRAIN_SECS = 2
 """How long a finished response may take to end, so that its connection can serve the next one."""
 MAX_RETRY_DELAY_SECS = 10
 MAX_ERROR_BODY_BYTES = 64 * 1024
-MAX_ANSWER_BYTES = 16 * 1024 * 1024
-"""Of an answer that is not streamed; more cannot be one."""
-_RAW = {"X-Stainless-Raw-Response": "stream"}
-"""How the SDK is told to leave the body alone."""
-_STREAMED = {"Accept": "text/event-stream", **_RAW}
-_WHOLE = {"Accept": "application/json", **_RAW}
 _ONLY_STREAMED = frozenset({"stream", "stream_options"})
-_BROKEN = (openai.APIConnectionError, httpx2.HTTPError, httpx2.StreamError, aiohttp.ClientError, OSError)
-"""What a connection that cannot be made or breaks is told by; timeouts are OSErrors or have one as their cause."""
-_FAILURES = (ProviderError, openai.APIStatusError, EventTooLargeError, *_BROKEN)
+_FAILURES = (ProviderError, openai.APIStatusError, EventTooLargeError, *BROKEN)
 _log = logging.getLogger(__name__)
 
 
@@ -76,9 +68,14 @@ class Dialect:
 class HttpProvider:
     """A provider behind one client; many calls at a time."""
 
-    def __init__(self, client: ProviderClient, dialect: Dialect) -> None:
+    def __init__(self, client: ProviderClient, dialect: Dialect, *, on_retry: Callable[[], object]) -> None:
+        """
+        Args:
+            on_retry: called before a call is sent again because of a 429.
+        """
         self._client = client
         self._dialect = dialect
+        self._on_retry = on_retry
         self._draining = BackgroundTasks()
         self._finished: set[HttpStream] = set()
 
@@ -92,7 +89,7 @@ class HttpProvider:
         total_by = asyncio.get_running_loop().time() + self._client.timeouts.total
         on_requested()
         try:
-            stream = await _with_one_retry(lambda: self._attempt(path, body, total_by), total_by)
+            stream = await self._with_one_retry(lambda: self._attempt(path, body, total_by), total_by)
         except _FAILURES as error:
             raise _told(error, self._client.secret) from None  # the cause repeats the provider's text
         try:
@@ -113,7 +110,7 @@ class HttpProvider:
         total_by = asyncio.get_running_loop().time() + self._client.timeouts.total
         on_requested()
         try:
-            data = await _with_one_retry(lambda: self._fetch(path, body), total_by)
+            data = await self._with_one_retry(lambda: self._fetch(path, body), total_by)
             return self._dialect.read_answer(data)
         except _FAILURES as error:
             raise _told(error, self._client.secret) from None  # the cause repeats the provider's text
@@ -123,16 +120,29 @@ class HttpProvider:
         while self._finished:  # a task that is cancelled before its first step closes nothing
             await self._finished.pop().aclose()
 
+    async def _with_one_retry(self, attempt: Callable[[], Awaitable[T]], total_by: float) -> T:
+        """What `attempt` gives, the second one if the first was told to come back soon."""
+        async with asyncio.timeout_at(total_by):
+            try:
+                return await attempt()
+            except openai.RateLimitError as error:
+                delay = retry_delay(error.response.headers.get("retry-after"), now=time.time())
+                if delay is None:
+                    raise
+            await asyncio.sleep(delay)
+            self._on_retry()
+            return await attempt()
+
     async def _drain(self, stream: HttpStream) -> None:
         await stream.drain()
         self._finished.discard(stream)
 
     async def _fetch(self, path: str, body: bytes) -> bytes:
         response = await self._client.openai.post(
-            path, cast_to=httpx2.Response, content=body, options={"headers": _WHOLE}
+            path, cast_to=httpx2.Response, content=body, options={"headers": WHOLE}
         )
         try:
-            return await _beginning(response, MAX_ANSWER_BYTES)
+            return await beginning(response, MAX_ANSWER_BYTES)
         finally:
             await response.aclose()
 
@@ -141,7 +151,7 @@ class HttpProvider:
         first_event_by = asyncio.get_running_loop().time() + timeouts.first_event
         async with asyncio.timeout_at(first_event_by):
             response = await self._client.openai.post(
-                path, cast_to=httpx2.Response, content=body, options={"headers": _STREAMED}
+                path, cast_to=httpx2.Response, content=body, options={"headers": STREAMED}
             )
             await _require_event_stream(response)
         return HttpStream(
@@ -198,7 +208,7 @@ class HttpStream:
             async with asyncio.timeout(DRAIN_SECS):
                 async for _ in self._chunks:
                     pass
-        except _BROKEN as error:
+        except BROKEN as error:
             _log.debug("finished response not drained: %s", type(error).__name__)
         finally:
             await self.aclose()
@@ -206,7 +216,7 @@ class HttpStream:
     async def aclose(self) -> None:
         """Drop the connection, unless the response has ended."""
         self._timeout.close()
-        with contextlib.suppress(*_BROKEN):
+        with contextlib.suppress(*BROKEN):
             await self._chunks.aclose()
             await self._response.aclose()
 
@@ -247,19 +257,6 @@ class HttpStream:
         self.has_completed = isinstance(events[-1], Completed)
 
 
-async def _with_one_retry(attempt: Callable[[], Awaitable[T]], total_by: float) -> T:
-    """What `attempt` gives, the second one if the first was told to come back soon."""
-    async with asyncio.timeout_at(total_by):
-        try:
-            return await attempt()
-        except openai.RateLimitError as error:
-            delay = retry_delay(error.response.headers.get("retry-after"), now=time.time())
-            if delay is None:
-                raise
-        await asyncio.sleep(delay)
-        return await attempt()
-
-
 def retry_delay(retry_after: str | None, *, now: float) -> float | None:
     """Seconds to wait before the one retry of a 429; None if it must not be retried.
 
@@ -284,22 +281,15 @@ def retry_delay(retry_after: str | None, *, now: float) -> float | None:
 def _told(error: Exception, secret: str | None) -> ProviderError:
     """One of `_FAILURES` as a ProviderError."""
     if isinstance(error, ProviderError):
-        failure = error
-    elif isinstance(error, openai.APIStatusError):
-        failure = _refused(error.response.content, error.status_code)
+        failure = without_secret(error.failure, secret)
+        return ProviderError.of(failure, usage=error.usage, response_id=error.response_id)
+    if isinstance(error, openai.APIStatusError):
+        failure = refused(error.response.content, error.status_code)
     elif isinstance(error, EventTooLargeError):
         failure = unreadable(str(error).encode())
     else:
         failure = unreachable(error)
-    return without_secret(failure, secret)
-
-
-def _refused(body: bytes, status: int) -> ProviderError:
-    try:
-        value = decode(body)
-    except ValueError:
-        value = None
-    return reported(body, value, http_status=status)
+    return ProviderError.of(without_secret(failure, secret))
 
 
 async def _require_event_stream(response: httpx2.Response) -> None:
@@ -308,16 +298,6 @@ async def _require_event_stream(response: httpx2.Response) -> None:
     if media_type == "text/event-stream":
         return
     try:
-        raise _refused(await _beginning(response, MAX_ERROR_BODY_BYTES), response.status_code)
+        raise ProviderError.of(refused(await beginning(response, MAX_ERROR_BODY_BYTES), response.status_code))
     finally:
         await response.aclose()
-
-
-async def _beginning(response: httpx2.Response, limit: int) -> bytes:
-    body = bytearray()
-    async with contextlib.aclosing(response.aiter_bytes()) as chunks:
-        async for chunk in chunks:
-            body += chunk
-            if len(body) >= limit:
-                break
-    return bytes(body)

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from shared.providers.failures import ended_early, reported
 from shared.turns.context import PlannedMessage
 from shared.turns.lifecycle import TokenUsage
 from worker.providers.base import (
@@ -18,10 +19,10 @@ from worker.providers.base import (
     Completion,
     GenerationRequest,
     IncompleteReason,
+    ProviderError,
     ProviderEvent,
     TextDelta,
 )
-from worker.providers.failures import ended_early, reported
 from worker.providers.wire import (
     DONE_MARK,
     count,
@@ -80,7 +81,7 @@ def read_answer(data: bytes) -> Completion:
     usage, response_id = value.get("usage"), text_of(value.get("id")) or None
     counted = _usage(usage) if isinstance(usage, dict) else None
     if value.get("error"):
-        raise reported(data, value, usage=counted, response_id=response_id)
+        raise ProviderError.of(reported(data, value), usage=counted, response_id=response_id)
     choice = next(iter(mappings(value.get("choices"))), {})
     reason = text_of(choice.get("finish_reason"))
     return Completion(
@@ -107,12 +108,12 @@ class ChatCompletionsTranslator:
         chunk = decode_object(data)
         self._remember(chunk)
         if chunk.get("error"):
-            raise reported(data, chunk, usage=self._usage, response_id=self._response_id)
+            raise ProviderError.of(reported(data, chunk), usage=self._usage, response_id=self._response_id)
         return self._choice(next(iter(mappings(chunk.get("choices"))), {}))
 
     def finish(self) -> tuple[ProviderEvent, ...]:
         if self._finish_reason is None:
-            raise ended_early()
+            raise ProviderError.of(ended_early())
         return (self._completed(),)
 
     def _remember(self, chunk: Mapping[str, Any]) -> None:

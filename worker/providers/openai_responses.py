@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 from shared.events.frames import ToolName
+from shared.providers.failures import decode, ended_early, reported
 from shared.providers.sanitize import clean_json
 from shared.turns.context import PlannedMessage
 from shared.turns.lifecycle import TokenUsage
@@ -20,16 +21,15 @@ from worker.providers.base import (
     Completion,
     GenerationRequest,
     IncompleteReason,
+    ProviderError,
     ProviderEvent,
     TextDelta,
     ToolDone,
     ToolStarted,
 )
-from worker.providers.failures import ended_early, reported
 from worker.providers.wire import (
     DONE_MARK,
     count,
-    decode,
     decode_object,
     end_user,
     incomplete_reason,
@@ -134,7 +134,7 @@ class ResponsesTranslator:
         return meaning(decode_object(data)) if meaning else ()
 
     def finish(self) -> Events:
-        raise ended_early()
+        raise ProviderError.of(ended_early())
 
     def on_text(self, text: str) -> Events:
         return (TextDelta(text),) if text else ()
@@ -154,14 +154,16 @@ def _fail(data: bytes) -> NoReturn:
         value = decode(data)
     except ValueError:
         value = None
-    raise reported(data, value, usage=_usage(mapping(value)), response_id=_response_id(mapping(value)))
+    raise ProviderError.of(
+        reported(data, value), usage=_usage(mapping(value)), response_id=_response_id(mapping(value))
+    )
 
 
 def _on_failed(value: Json) -> NoReturn:
     """Only the error is repeated: the rest of the object holds the instructions and the answer."""
     error = _member(value, "error")
     raw = json.dumps(error).encode() if error else b""
-    raise reported(raw, error, usage=_usage(value), response_id=_response_id(value))
+    raise ProviderError.of(reported(raw, error), usage=_usage(value), response_id=_response_id(value))
 
 
 def _on_incomplete(value: Json) -> Events:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from uuid import UUID
 
+from shared.metrics import Metrics
 from shared.model_catalog.catalog import ProviderConfig, ProviderKind
 from shared.providers.client import ProviderClient, ProviderClients
 from worker.providers import openai_chat_completions, openai_responses, vllm_responses
@@ -25,15 +26,12 @@ DIALECTS: Mapping[ProviderKind, Dialect] = {
 
 
 class ProviderRegistry:
-    """Owns the providers of a process and their connections."""
+    """The providers of a process, which generate over connections that are not its own."""
 
-    def __init__(self, catalog_providers: Mapping[str, ProviderConfig]) -> None:
-        self._clients = ProviderClients(catalog_providers)
+    def __init__(self, clients: ProviderClients, metrics: Metrics) -> None:
+        self._clients = clients
+        self._metrics = metrics
         self._providers: dict[ProviderClient, HttpProvider] = {}
-
-    def replace(self, catalog_providers: Mapping[str, ProviderConfig]) -> None:
-        """Reach providers as a reloaded catalog says; turns under way keep theirs."""
-        self._clients.replace(catalog_providers)
 
     def get(self, provider_id: str, tenant_id: UUID, otherwise: ProviderConfig | None = None) -> Provider:
         """The provider as `tenant_id` reaches it; the same object each time, shared by tenants without an override.
@@ -43,12 +41,15 @@ class ProviderRegistry:
         """
         client = self._clients.get(provider_id, tenant_id, otherwise)
         if client not in self._providers:
-            self._providers[client] = HttpProvider(client, DIALECTS[client.config.kind])
+            self._providers[client] = HttpProvider(
+                client,
+                DIALECTS[client.config.kind],
+                on_retry=self._metrics.provider_retries.labels(provider_id, "rate_limited").inc,
+            )
         return self._providers[client]
 
     async def aclose(self) -> None:
-        """Stop draining, then close every connection."""
+        """Stop draining. To be called before the clients are closed."""
         for provider in self._providers.values():
             await provider.aclose()
         self._providers.clear()
-        await self._clients.aclose()

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import orjson
-
 from shared.model_catalog.catalog import CatalogModel
+from shared.providers.failures import decode, unreadable
 from shared.providers.sanitize import clean_text
-from worker.providers.base import GenerationRequest, IncompleteReason, ProviderEvent
-from worker.providers.failures import unreadable
+from worker.providers.base import GenerationRequest, IncompleteReason, ProviderError, ProviderEvent
 
 DONE_MARK = b"[DONE]"
 _INCOMPLETE_REASONS: Mapping[str, IncompleteReason] = {
@@ -38,22 +35,6 @@ class Translator(Protocol):
         ...
 
 
-def decode(data: bytes) -> Any:
-    """The JSON value in `data`, leniently: unpaired surrogates and bytes that are not UTF-8 are let through.
-
-    Raises:
-        ValueError: it is not JSON.
-    """
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError:
-        pass
-    try:
-        return json.loads(data.decode("utf-8", "replace"))
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
 def decode_object(data: bytes) -> Mapping[str, Any]:
     """The JSON object in `data`.
 
@@ -65,7 +46,7 @@ def decode_object(data: bytes) -> Mapping[str, Any]:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise unreadable(data)
+        raise ProviderError.of(unreadable(data))
     return value
 
 

@@ -11,7 +11,6 @@ turns, which see the new frontier and the messages behind it in one snapshot, ne
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from uuid import UUID
@@ -23,15 +22,18 @@ from shared.chats.tables import Chat
 from shared.clock import Clock
 from shared.db.engine import Sessions
 from shared.db.transaction import run_transaction
+from shared.logs import log_fields
 from shared.messages.tables import Message
 from shared.metrics import Metrics
 from shared.model_catalog.catalog import CatalogModel
 from shared.model_catalog.holder import CatalogHolder
 from shared.outbox import messages as outbox
 from shared.outbox.repository import Message as OutboxMessage
+from shared.providers.calls import provider_call
 from shared.settings import DEFAULT_SUMMARY_PROMPT, Settings
 from shared.summaries.repository import SummaryRepository
 from shared.summaries.trigger import Frontier
+from shared.trace import current_trace_id, received, span
 from shared.turns.context import PlannedMessage
 from shared.turns.lifecycle import TokenUsage
 from worker.providers.base import Completion, GenerationRequest, ProviderError
@@ -88,12 +90,17 @@ class ThreadSummaryJob:
             ProviderError, EmptySummaryError: no summary was had; nothing has changed.
         """
         request = SummaryRequest.parse(message.payload)
-        try:
-            await self.update(request)
-        except Exception:
-            if message.attempts + 1 >= self.max_attempts:
-                self.metrics.summary_fallback.inc()
-            raise
+        fields = {"chat_id": str(request.chat_id), "tenant_id": str(request.tenant_id), "requester_type": "system"}
+        with (
+            span(self.queue, within=received(None)),
+            log_fields(**fields, trace_id=current_trace_id(), processing_stage="summarize"),
+        ):
+            try:
+                await self.update(request)
+            except Exception:
+                if message.attempts + 1 >= self.max_attempts:
+                    self.metrics.summary_fallback.inc()
+                raise
 
     async def update(self, request: SummaryRequest) -> bool:
         """As `handle`; whether this call has committed a summary."""
@@ -111,6 +118,7 @@ class ThreadSummaryJob:
         )
         if is_committed:
             self._count("success")
+            self.metrics.outbox_enqueue.labels(kind=outbox.USAGE_SNAPSHOT, result="ok").inc()
         return is_committed
 
     async def _find_task(self, session: AsyncSession, request: SummaryRequest) -> _Task | None:
@@ -165,19 +173,15 @@ class ThreadSummaryJob:
         raise AssertionError("the last try returns or raises")
 
     async def _call(self, generation: GenerationRequest) -> Completion:
-        provider_id = generation.model.provider_id
-        labels = {"provider": provider_id, "endpoint": ENDPOINT}
-        provider = self.providers.get(provider_id, generation.tenant_id)
-        began = time.monotonic()
-        try:
-            completion = await provider.complete(
-                generation, on_requested=self.metrics.provider_requests.labels(**labels).inc
-            )
-        except ProviderError as error:
-            status = error.code if error.http_status is None else str(error.http_status)
-            self.metrics.provider_errors.labels(provider=provider_id, status=status).inc()
-            raise
-        self.metrics.provider_latency_ms.labels(**labels).observe((time.monotonic() - began) * 1000)
+        model = generation.model
+        provider = self.providers.get(model.provider_id, generation.tenant_id)
+        with provider_call(self.metrics, provider=model.provider_id, endpoint=ENDPOINT, model=model.id) as call:
+            try:
+                completion = await provider.complete(generation, on_requested=call.send)
+            except ProviderError as error:
+                call.fail(error.failure)
+                raise
+            call.answer()
         return completion
 
     def _generation(

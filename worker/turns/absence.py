@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import time
 from datetime import timedelta
 from uuid import UUID
 
@@ -33,7 +33,7 @@ class AbsenceWatch:
         except REDIS_FAILURE:
             self._absent_since.clear()
             raise
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         self._absent_since = {
             held.turn.id: self._absent_since.get(held.turn.id, now)
             for held, count in zip(watched, counts, strict=True)
@@ -41,4 +41,4 @@ class AbsenceWatch:
         }
         for turn_id, since in self._absent_since.items():
             if now - since >= self._patience:
-                await self._stopper.stop(turn_id, "disconnect")
+                await self._stopper.stop(turn_id, "disconnect", since=since)

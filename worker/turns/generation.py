@@ -8,10 +8,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 from shared.backoff import backoff
 from shared.db.engine import Sessions, is_database_away
 from shared.metrics import Metrics
+from shared.providers.calls import ProviderCall, provider_call
 from shared.turns.lifecycle import CancelTrigger, Ending, TokenUsage
 from worker.providers.base import (
     Completed,
@@ -25,7 +27,7 @@ from worker.providers.base import (
 )
 from worker.turns.citations import citations_of, cited_file_ids, count_by_source
 from worker.turns.files import CitedFile, load_cited_files
-from worker.turns.held import HeldTurn, StopKind
+from worker.turns.held import HeldTurn, Stop, StopKind
 from worker.turns.publisher import Publisher
 from worker.turns.tool_calls import ToolCalls
 
@@ -52,13 +54,13 @@ class Generation:
         self._held = held
         self._publisher = publisher
         self._provider = provider
+        self._by_model = {"provider": request.model.provider_id, "model": request.model.id}
         self._request = request
         self._tools = tools
         self._sessions = sessions
         self._metrics = metrics
         # An earlier attempt may have asked the provider, whatever became of its answer.
         self._provider_started = held.attempt > 1
-        self._requested_at: float | None = None
         self._has_content = False
         self._usage: TokenUsage | None = None
 
@@ -68,7 +70,9 @@ class Generation:
         Returns:
             None if the turn is no longer this worker's, or is to be handed back.
         """
-        if self._must_stop() or time_left <= timedelta():
+        if time_left <= timedelta():
+            self._end_in_time()
+        if self._must_stop():
             return await self._stopped()  # the provider is not asked for what nobody wants any more
         async with asyncio.TaskGroup() as tasks:
             stream = tasks.create_task(self._consume(), name="provider stream")
@@ -81,13 +85,15 @@ class Generation:
             )
             stop.cancel()
             noting.cancel()
-            is_over = stream.done() and not self._must_stop()
+            if not stream.done():
+                self._end_in_time()
+            is_over = not self._must_stop()
             if not is_over:
                 stream.cancel()
         if is_over:
             await self._tools.settle()
             return self._with_searches(stream.result())
-        self._observe_abort()
+        self._held.note_abort()
         await self._tools.settle()
         ending = await self._stopped()
         return None if ending is None else self._with_searches(ending)
@@ -96,24 +102,22 @@ class Generation:
         """File searches are counted, not limited: the row has no place for them."""
         return replace(ending, file_search_calls=self._tools.file_searches)
 
-    def _observe_abort(self) -> None:
-        """The provider's connection is closed now: how long after the stop was heard."""
-        stop, heard_at = self._held.requested_stop, self._held.stop_heard_at
-        if stop is not None and stop.kind is StopKind.CANCELLED and heard_at is not None:
-            elapsed_ms = (time.monotonic() - heard_at) * 1000
-            self._metrics.time_to_abort_ms.labels(trigger=stop.trigger).observe(elapsed_ms)
+    def _end_in_time(self) -> None:
+        """The turn may not take longer, unless it is to stop anyway."""
+        if self._must_stop():
+            return
+        self._metrics.cancel_requested.labels(trigger="timeout").inc()
+        self._held.stop(Stop(StopKind.CANCELLED, "timeout"))
 
     def _must_stop(self) -> bool:
         return self._held.requested_stop is not None
 
     async def _stopped(self) -> Ending | None:
         stop = self._held.requested_stop
-        if stop is None:
-            return await self._cancelled("timeout")
-        if stop.kind is StopKind.CANCELLED:
+        if stop is not None and stop.kind is StopKind.CANCELLED:
             return await self._cancelled(stop.trigger)
         await self._publisher.settle()
-        if stop.kind is StopKind.HAND_BACK and self._cannot_start_over():
+        if stop is not None and stop.kind is StopKind.HAND_BACK and self._cannot_start_over():
             return Ending.failed("orphan_timeout", provider_started=True)
         return None
 
@@ -128,23 +132,27 @@ class Generation:
         return Ending.cancelled(trigger, text=text, provider_started=self._provider_started, usage=self._usage)
 
     async def _consume(self) -> Ending:
-        labels = {"provider": self._request.model.provider_id, "model": self._request.model.id}
-        self._metrics.stream_started.labels(**labels).inc()
+        model = self._request.model
+        self._metrics.stream_started.labels(**self._by_model).inc()
+        with provider_call(self._metrics, provider=model.provider_id, endpoint=ENDPOINT, model=model.id) as call:
+            return await self._ask(call)
+
+    async def _ask(self, call: ProviderCall) -> Ending:
         try:
-            async with self._provider.open(self._request, on_requested=self._note_request) as stream:
+            async with self._provider.open(self._request, on_requested=partial(self._note_request, call)) as stream:
                 self._held.is_progressing = True
-                self._note_answer()
+                call.answer()
                 async for event in stream:
                     match event:
                         case TextDelta(text):
-                            self._note_content(labels)
+                            if not self._has_content:
+                                self._note_content(call)
                             self._publisher.delta(text)
                         case ReasoningDelta(text):
                             self._publisher.delta(text, "reasoning")
                         case ToolStarted(name):
                             exceeded = self._tools.start(name)
                             if exceeded is not None:
-                                self._metrics.stream_failed.labels(**labels, error_code=exceeded).inc()
                                 return Ending.failed(exceeded, provider_started=True)
                             self._publisher.tool("start", name, {})
                         case ToolDone(name, details):
@@ -152,12 +160,10 @@ class Generation:
                             self._publisher.tool("done", name, details)
                         case Completed():
                             self._usage = event.usage
-                            return await self._completed(event, labels)
+                            return await self._completed(event)
         except ProviderError as error:
             self._usage = error.usage
-            status = error.code if error.http_status is None else str(error.http_status)
-            self._metrics.provider_errors.labels(provider=labels["provider"], status=status).inc()
-            self._metrics.stream_failed.labels(**labels, error_code=error.code).inc()
+            call.fail(error.failure)
             return Ending.failed(
                 error.code,
                 provider_started=self._provider_started,
@@ -168,18 +174,10 @@ class Generation:
             )
         except Exception as error:
             logger.critical("the turn failed unexpectedly", exc_info=error, extra={"turn_id": str(self._held.turn.id)})
-            self._metrics.stream_failed.labels(**labels, error_code="internal_error").inc()
             return Ending.failed("internal_error", provider_started=self._provider_started, detail=repr(error))
         raise AssertionError("a provider's stream ends with Completed or ProviderError")
 
-    async def _completed(self, event: Completed, labels: dict[str, str]) -> Ending:
-        if event.incomplete_reason is None:
-            self._metrics.stream_completed.labels(**labels).inc()
-        else:
-            self._metrics.stream_incomplete.labels(**labels, reason=event.incomplete_reason).inc()
-        if self._requested_at is not None:
-            elapsed_ms = (time.monotonic() - self._requested_at) * 1000
-            self._metrics.stream_total_latency_ms.labels(**labels).observe(elapsed_ms)
+    async def _completed(self, event: Completed) -> Ending:
         files = await self._find_cited_files(event)
         citations = citations_of(event, answer=self._publisher.text, files=files)
         if citations:
@@ -212,19 +210,15 @@ class Generation:
             await asyncio.sleep(delay)
         raise AssertionError("backoff never ends")
 
-    def _note_request(self) -> None:
+    def _note_request(self, call: ProviderCall) -> None:
         self._provider_started = True
-        self._requested_at = time.monotonic()
-        self._metrics.provider_requests.labels(provider=self._request.model.provider_id, endpoint=ENDPOINT).inc()
+        call.send()
 
-    def _note_answer(self) -> None:
-        if self._requested_at is not None:
-            elapsed_ms = (time.monotonic() - self._requested_at) * 1000
-            labels = {"provider": self._request.model.provider_id, "endpoint": ENDPOINT}
-            self._metrics.provider_latency_ms.labels(**labels).observe(elapsed_ms)
-
-    def _note_content(self, labels: dict[str, str]) -> None:
-        if not self._has_content and self._requested_at is not None:
-            elapsed_ms = (time.monotonic() - self._requested_at) * 1000
-            self._metrics.ttft_provider_ms.labels(**labels).observe(elapsed_ms)
+    def _note_content(self, call: ProviderCall) -> None:
+        """The first text is here; what the platform adds to the wait for it ends when the log has it."""
         self._has_content = True
+        self._metrics.ttft_provider_ms.labels(**self._by_model).observe(call.elapsed_ms)
+        call.note("first delta")
+        received_at = time.monotonic()
+        overhead_ms = self._metrics.ttft_overhead_ms.labels(**self._by_model)
+        self._publisher.when_taken(lambda: overhead_ms.observe((time.monotonic() - received_at) * 1000))

@@ -29,6 +29,14 @@ class Stop:
     """Of a cancelled turn: why, unless its row says so already."""
 
 
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """How promptly a provider's stream was broken off: the time, and the deltas that still came in."""
+
+    elapsed_ms: float
+    deltas: int
+
+
 class HeldTurn:
     """One attempt between its claim and its end.
 
@@ -46,15 +54,24 @@ class HeldTurn:
         """The provider's connection is open, or the finalization is being tried again."""
         self.requested_stop: Stop | None = None
         self.summary_wish: SummaryWish | None = None
-        self.stop_heard_at: float | None = None
+        self.deltas: list[str] = []
+        """The text of the answer so far, as the provider sent it."""
+        self.abort: Abort | None = None
+        self._stop_heard: tuple[float, int] | None = None
         self._stopping = asyncio.Event()
 
     def stop(self, stop: Stop) -> None:
         """Ask the attempt to stop; the first reason counts, except that being superseded overrules the others."""
         if self.requested_stop is None or stop.kind is StopKind.SUPERSEDED:
             self.requested_stop = stop
-            self.stop_heard_at = self.stop_heard_at or time.monotonic()
+            self._stop_heard = self._stop_heard or (time.monotonic(), len(self.deltas))
             self._stopping.set()
+
+    def note_abort(self) -> None:
+        """The provider's connection has been closed because of the stop."""
+        if self._stop_heard is not None:
+            heard_at, deltas = self._stop_heard
+            self.abort = Abort((time.monotonic() - heard_at) * 1000, len(self.deltas) - deltas)
 
     @property
     def is_superseded(self) -> bool:

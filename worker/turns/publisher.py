@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -83,8 +83,9 @@ class Publisher:
         self._phase = Phase.STARTED
         self._pending: deque[_Text | Frame] = deque()
         self._tools: list[Frame] = []
-        self._text: list[str] = []
+        self._text = held.deltas
         self._taken: list[str] = []
+        self._on_taken: Callable[[], object] | None = None
         self._wake = asyncio.Event()
         self._is_closing = False
         self._is_adrift = False
@@ -114,6 +115,10 @@ class Publisher:
     def begin(self) -> None:
         """Start to append: the attempt has been opened in the log."""
         self._task = self._tasks.spawn(self._run(), name=f"publish {self._held.turn.id}")
+
+    def when_taken(self, act: Callable[[], object]) -> None:
+        """Have `act` called once, as soon as the log has taken the next text."""
+        self._on_taken = act
 
     def delta(self, content: str, kind: DeltaKind = "text") -> None:
         self._phase = advance(self._phase, "delta")
@@ -212,6 +217,9 @@ class Publisher:
         if outcome.is_success:
             if content is not None and isinstance(item, _Text) and item.kind == "text":
                 self._taken.append(content)
+                if self._on_taken is not None:
+                    self._on_taken()
+                    self._on_taken = None
             return None
         if outcome is Appended.LOST:
             return await self._rebuild()

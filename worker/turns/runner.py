@@ -7,7 +7,6 @@ nothing. Whatever raises here leaves a row without a live lease, which the sweep
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,15 +19,18 @@ from shared.db.engine import Sessions, is_database_away, single_statement
 from shared.events import frames
 from shared.events.frames import Frame
 from shared.events.log import Appended, EventLog
+from shared.logs import add_log_fields
 from shared.metrics import Metrics
-from shared.queue.jobs import RunTurn
+from shared.queue.jobs import AttemptReason, RunTurn
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
 from shared.summaries.trigger import SummaryWish
+from shared.trace import current_traceparent
 from shared.turns.errors import ContextBudgetExceededError
 from shared.turns.finalize import Finalized, TurnFinalizer
 from shared.turns.frames import started_frame
 from shared.turns.lifecycle import Ending, TurnState
+from shared.turns.log_fields import fields_of
 from shared.turns.repository import TurnRepository
 from shared.turns.stop import end_log
 from shared.turns.tables import Turn
@@ -60,7 +62,7 @@ class TurnRunner:
     metrics: Metrics
     quota_warnings: QuotaWarnings
 
-    async def run(self, turn_id: UUID, *, attempt: int) -> None:
+    async def run(self, turn_id: UUID, *, attempt: int, reason: AttemptReason) -> None:
         """Take the turn as its `attempt`-th holder. Safe to call twice: only one claim of an attempt succeeds."""
         async with single_statement(self.sessions) as session:
             turn = await TurnRepository(session).claim(
@@ -69,7 +71,7 @@ class TurnRunner:
         if turn is None:
             return  # somebody else has the attempt, or the turn has ended: normal
         held = HeldTurn(turn)
-        reason = "first" if attempt == 1 else "worker_lost"
+        add_log_fields(**fields_of(turn))
         self.metrics.turn_attempts.labels(reason=reason).inc()
         if attempt == 1 and turn.last_progress_at is not None:
             # Both by the database's clock: the claim has just set the latter.
@@ -122,7 +124,7 @@ class TurnRunner:
         except LookupError as error:
             return Ending.failed("validation_error", provider_started=had_started, detail=str(error))
         except Exception as error:
-            logger.critical("the turn failed unexpectedly", exc_info=error, extra=_fields(held.turn))
+            logger.critical("the turn failed unexpectedly", exc_info=error, extra=fields_of(held.turn))
             return Ending.failed("internal_error", provider_started=had_started, detail=repr(error))
         if await self._is_to_stop(held):
             return Ending.cancelled("internal", text="", provider_started=held.attempt > 1)
@@ -222,12 +224,12 @@ class TurnRunner:
         async def finalize() -> Finalized | None:
             if held.is_superseded:
                 return None
-            began = asyncio.get_running_loop().time()
             finalized = await self.finalizer.finalize(
                 held.turn, ending, attempt=held.attempt, summary_wish=held.summary_wish
             )
             held.is_finalized = True
-            self.metrics.finalization_latency_ms.observe((asyncio.get_running_loop().time() - began) * 1000)
+            if finalized is not None:
+                self._observe_abort(held, finalized)
             if held.summary_wish is not None and finalized is not None and ending.state is TurnState.COMPLETED:
                 result = "scheduled" if held.summary_wish.is_granted else "not_needed"
                 self.metrics.thread_summary_trigger.labels(result=result).inc()
@@ -237,6 +239,13 @@ class TurnRunner:
             held.is_progressing = True
             return await outlast(finalize, is_outage=partial(_is_database_away, held, "finalization failed"), first=0.1)
 
+    def _observe_abort(self, held: HeldTurn, finalized: Finalized) -> None:
+        """How promptly a stopped turn was stopped; why is known for certain only now."""
+        if held.abort is not None and finalized.ending.state is TurnState.CANCELLED:
+            trigger = finalized.turn.cancel_trigger or "internal"
+            self.metrics.time_to_abort_ms.labels(trigger).observe(held.abort.elapsed_ms)
+            self.metrics.tokens_after_cancel.labels(trigger).observe(held.abort.deltas)
+
     async def _give_up(self, held: HeldTurn) -> None:
         """Leave the turn to others; a turn that is handed back goes into the queue at once."""
         stop = held.requested_stop
@@ -245,11 +254,11 @@ class TurnRunner:
         async with single_statement(self.sessions) as session:
             if not await TurnRepository(session).hand_back(held.turn.id, attempt=held.attempt):
                 return
-        self.metrics.turn_attempts.labels(reason="drain").inc()
+        job = RunTurn(held.turn.id, held.attempt + 1, traceparent=current_traceparent(), reason="drain")
         try:
-            await self.queue.enqueue(RunTurn(held.turn.id, held.attempt + 1))
+            await self.queue.enqueue(job)
         except REDIS_FAILURE as error:
-            logger.warning("a turn handed back is left to the sweeper: %r", error, extra=_fields(held.turn))
+            logger.warning("a turn handed back is left to the sweeper: %r", error, extra=fields_of(held.turn))
 
 
 def _is_valkey_away(held: HeldTurn, what: str, error: Exception) -> bool:
@@ -261,9 +270,5 @@ def _is_database_away(held: HeldTurn, what: str, error: Exception) -> bool:
 
 
 def _note_outage(held: HeldTurn, what: str, error: Exception) -> bool:
-    logger.warning("%s, will try again: %r", what, error, extra=_fields(held.turn))
+    logger.warning("%s, will try again: %r", what, error, extra=fields_of(held.turn))
     return True
-
-
-def _fields(turn: Turn) -> dict[str, str]:
-    return {"turn_id": str(turn.id), "chat_id": str(turn.chat_id), "request_id": str(turn.request_id)}

@@ -12,11 +12,13 @@ from datetime import timedelta
 
 from shared.db.engine import Sessions
 from shared.events.log import EventLog
-from shared.queue.jobs import RunTurn
+from shared.logs import log_fields
+from shared.queue.jobs import AttemptReason, RunTurn
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
 from shared.turns.finalize import TurnFinalizer
 from shared.turns.lifecycle import Ending
+from shared.turns.log_fields import fields_of
 from shared.turns.repository import TurnRepository, is_unheld
 from shared.turns.stop import TurnStopper, end_log
 from shared.turns.tables import Turn
@@ -53,11 +55,12 @@ class Sweeper:
             raise failures[0]
 
     async def _try_to_act_on(self, turn: Turn) -> Exception | None:
-        try:
-            await self._act_on(turn)
-        except Exception as error:
-            logger.warning("a turn could not be swept: %r", error, extra={"turn_id": str(turn.id)})
-            return error
+        with log_fields(**fields_of(turn), processing_stage="sweep"):
+            try:
+                await self._act_on(turn)
+            except Exception as error:
+                logger.warning("a turn could not be swept: %r", error)
+                return error
         return None
 
     async def _act_on(self, turn: Turn) -> None:
@@ -66,7 +69,7 @@ class Sweeper:
         elif self._is_used_up(turn) or await self._cannot_start_over(turn):
             await self._end(turn)
         else:
-            await self.queue.enqueue(RunTurn(turn.id, turn.attempt + 1))
+            await self.queue.enqueue(RunTurn(turn.id, turn.attempt + 1, reason=_reason_for_another(turn)))
 
     async def _cannot_start_over(self, turn: Turn) -> bool:
         """Something was shown, or may have been, and the client did not agree to a restart."""
@@ -86,3 +89,10 @@ class Sweeper:
         )
         if finalized is not None:
             await end_log(self.log, TurnKeys(turn.chat_id, turn.request_id), finalized)
+
+
+def _reason_for_another(turn: Turn) -> AttemptReason:
+    """A lease that was given back is none that ran out."""
+    if turn.attempt == 0:
+        return "first"
+    return "drain" if turn.lease_expires_at is None else "worker_lost"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from sqlalchemy import text
@@ -16,10 +16,12 @@ from sqlalchemy import text
 from shared.clock import Clock
 from shared.db.engine import Sessions
 from shared.events.log import EventLog
+from shared.logs import log_fields
 from shared.metrics import Metrics
 from shared.settings import Settings
 from shared.turns.finalize import TurnFinalizer
 from shared.turns.lifecycle import Ending
+from shared.turns.log_fields import fields_of
 from shared.turns.repository import TurnRepository, is_stuck
 from shared.turns.stop import end_log
 from shared.turns.tables import Turn
@@ -70,10 +72,11 @@ class Watchdog:
 
     async def _try_to_fail(self, turn: Turn) -> None:
         """One turn that cannot be failed does not keep the others."""
-        try:
-            await self._fail(turn)
-        except Exception:
-            logger.exception("a stuck turn could not be failed", extra={"turn_id": str(turn.id)})
+        with log_fields(**fields_of(turn), processing_stage="watchdog"):
+            try:
+                await self._fail(turn)
+            except Exception:
+                logger.exception("a stuck turn could not be failed")
 
     async def _fail(self, turn: Turn) -> None:
         is_too_old = self.clock.now() - turn.started_at >= self._older_than
@@ -81,12 +84,12 @@ class Watchdog:
         self.metrics.orphan_detected.labels(reason=reason).inc()
         finalized = await self.finalizer.finalize(
             turn,
-            Ending.failed("orphan_timeout", provider_started=turn.attempt > 0),
+            replace(Ending.failed("orphan_timeout", provider_started=turn.attempt > 0), was_stuck=True),
             attempt=turn.attempt,
             only_if=is_stuck(no_progress_for=self._no_progress_for, older_than=self._older_than),
         )
         if finalized is None:
             return
         self.metrics.orphan_finalized.labels(reason=reason).inc()
-        logger.error("a stuck turn was failed", extra={"turn_id": str(turn.id), "reason": reason})
+        logger.error("a stuck turn was failed", extra={"reason": reason})
         await end_log(self.log, TurnKeys(turn.chat_id, turn.request_id), finalized)

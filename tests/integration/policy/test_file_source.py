@@ -18,7 +18,6 @@ from sqlalchemy import Engine, event, select, text, update
 from shared.db.engine import Sessions
 from shared.errors import UnavailableError
 from shared.ids import new_uuid4
-from shared.metrics import Metrics
 from shared.model_catalog.catalog import Catalog
 from shared.model_catalog.holder import CatalogHolder
 from shared.model_catalog.source import load_catalog
@@ -43,22 +42,17 @@ class Source:
         assert settings.catalog.path is not None
         self.path: Path = settings.catalog.path
         self.holder = CatalogHolder(load_catalog(settings))
-        self.metrics = Metrics("test")
         self.changes: list[Catalog] = []
         self.policies = FilePolicySource(
             settings,
             self.holder,
             sessions=sessions,
             clock=clock,
-            metrics=self.metrics,
             on_change=self.changes.append,
         )
 
     def write(self, **changes: Any) -> None:
         write_catalog(acceptance_catalog() | changes, self.path.parent)
-
-    def results(self, result: str) -> float | None:
-        return self.metrics.registry.get_sample_value("test_catalog_reload_total", {"result": result})
 
 
 @pytest.fixture
@@ -151,22 +145,19 @@ async def test_an_older_file_starts_beside_a_newer_policy(sessions: Sessions, se
 
 async def test_a_reload_stores_then_replaces(source: Source, sessions: Sessions) -> None:
     source.write(policy_version=2, **PREMIUM_OFF)
-    await source.policies.reload()
+    assert await source.policies.reload() == "changed"
     assert source.holder.current.policy_version == 2
     assert source.holder.current.kill_switches.disable_premium_tier
     assert await stored_versions(sessions) == [1, 2]
     assert [catalog.policy_version for catalog in source.changes] == [2]
-    assert source.results("changed") == 1
     assert not (await source.policies.snapshot(1)).kill_switches.disable_premium_tier
 
 
 async def test_an_unchanged_file_changes_nothing(source: Source) -> None:
     before = source.holder.current
-    await source.policies.reload()
-    await source.policies.reload()
-    await source.policies.reload(force=True)
+    results = [await source.policies.reload(force=is_forced) for is_forced in (False, False, True)]
     assert source.holder.current is before
-    assert (source.results("unchanged"), source.changes) == (3, [])
+    assert (results, source.changes) == (["unchanged"] * 3, [])
 
 
 async def test_providers_are_exchanged_under_the_same_version(source: Source) -> None:
@@ -201,9 +192,8 @@ async def test_a_refused_reload_keeps_what_is_in_force(
     await store_snapshot(sessions, version(7, **PREMIUM_OFF), now=CLOCK.now())
     before = source.holder.current
     break_file(source)
-    await source.policies.reload()
+    assert await source.policies.reload() == "refused"
     assert source.holder.current is before
-    assert source.results("refused") == 1
     [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert reason in record.getMessage()
     source.write(policy_version=8)
@@ -211,7 +201,9 @@ async def test_a_refused_reload_keeps_what_is_in_force(
     assert source.holder.current.policy_version == 8
 
 
-async def test_a_start_that_cannot_store_is_made_up_for(settings: Settings, sessions: Sessions) -> None:
+async def test_a_start_that_cannot_store_is_made_up_for(
+    settings: Settings, sessions: Sessions, caplog: pytest.LogCaptureFixture
+) -> None:
     """The process lives and accepts nothing; as soon as the policy can be stored, it does."""
     async with sessions.begin() as session:
         await session.execute(text("ALTER TABLE policy_snapshots RENAME TO not_there_yet"))
@@ -219,7 +211,7 @@ async def test_a_start_that_cannot_store_is_made_up_for(settings: Settings, sess
     await source.policies.start()
     async with asyncio.TaskGroup() as tasks:
         keeping = tasks.create_task(source.policies.keep_current())
-        await wait_until(lambda: source.results("failed"))
+        await wait_until(lambda: "the catalog cannot be reloaded now" in caplog.text)
         assert not source.holder.is_stored
         async with sessions.begin() as session:
             await session.execute(text("ALTER TABLE not_there_yet RENAME TO policy_snapshots"))

@@ -105,6 +105,25 @@ async def test_a_lost_worker_s_turn_is_tried_again(sessions: Sessions, valkey: V
     assert await waiting_jobs(valkey) == {f"{turn.id}:2"}
 
 
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({}, "first"),
+        ({"attempt": 1, "lease_expires_at": EXPIRED}, "worker_lost"),
+        ({"attempt": 1}, "drain"),
+    ],
+    ids=["never claimed", "lease ran out", "handed back"],
+)
+async def test_a_job_says_why_there_is_this_attempt(
+    sessions: Sessions, sweeper: Sweeper, columns: dict[str, Any], reason: str
+) -> None:
+    await insert(sessions, **columns)
+    await sweeper.sweep()
+    (job,) = await sweeper.queue.pick(at_most=2, in_progress_ms=1_000)
+    _, payload, _ = job.read()
+    assert payload["reason"] == reason
+
+
 async def test_what_a_dead_worker_left_under_the_id_is_replaced(
     sessions: Sessions, valkey: Valkey, sweeper: Sweeper
 ) -> None:

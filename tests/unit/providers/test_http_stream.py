@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from shared.metrics import Metrics
 from shared.model_catalog.catalog import ProviderConfig
+from shared.providers.client import ProviderClients
 from shared.turns.lifecycle import TokenUsage
 from tests.unit.providers.factories import TENANT, a_config, a_model, a_request, completed, delta, frame
 from tests.unit.providers.servers import END_OF_CHUNKS, STREAM_HEAD, Exchange, Script, Server, drop, serving
@@ -28,12 +30,14 @@ ANSWER = [TextDelta("Hel"), TextDelta("lo"), Completed("resp_1", TokenUsage(5, 2
 
 
 @asynccontextmanager
-async def a_provider(config: ProviderConfig) -> AsyncIterator[Provider]:
-    registry = ProviderRegistry({"main": config})
+async def a_provider(config: ProviderConfig, metrics: Metrics | None = None) -> AsyncIterator[Provider]:
+    clients = ProviderClients({"main": config})
+    registry = ProviderRegistry(clients, metrics or Metrics("test"))
     try:
         yield registry.get("main", TENANT)
     finally:
         await registry.aclose()
+        await clients.aclose()
 
 
 @asynccontextmanager
@@ -261,9 +265,12 @@ class TestRetry:
 
     async def test_one_retry_if_told_when(self) -> None:
         script, seen = self.limited(1, "0")
-        events, _ = await ask_server(script)
-        assert events == ANSWER
+        metrics = Metrics("test")
+        async with serving(script) as server, a_provider(a_config(server.port), metrics) as provider:
+            assert await ask(provider) == ANSWER
         assert len(seen) == 2
+        labels = {"provider": "main", "reason": "rate_limited"}
+        assert metrics.registry.get_sample_value("test_provider_retries_total", labels) == 1
 
     async def test_no_second_retry(self) -> None:
         script, seen = self.limited(2, "0")

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from api.turns.live import LiveEntry, Subscription
+from api.turns.live import LiveEntry, Probe, Subscription
 
 
 def entry(seq: int) -> LiveEntry:
@@ -73,3 +73,25 @@ async def test_reading_the_log_answers_what_has_happened_before(subscription: Su
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.001):
             await subscription.wait()
+
+
+async def test_a_probe_tells_how_long_an_announcement_has_taken() -> None:
+    """Up to the next wait: then the client has been written to. What was read from the log is not measured."""
+    lags: list[float] = []
+    probe = Probe(b"channel", 3, lags.append)
+    probe.offer(entry(1))  # a gap: the log is read
+    probe.begin_reading_log()
+    for seq in (2, 3):
+        probe.offer(entry(seq))
+    await probe.wait()
+    assert (len(probe.take()), lags) == (2, [])
+    probe.offer(entry(4))  # while the client is written to
+    await probe.wait()
+    assert len(lags) == 1
+    assert probe.take() == [entry(4)]
+    probe.mark_gap()
+    probe.begin_reading_log()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.001):
+            await probe.wait()
+    assert len(lags) == 1

@@ -6,13 +6,20 @@ sanitized, or the start of whatever it sent instead. Both texts are cut, so that
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import aiohttp
+import httpx2
+import openai
+import orjson
 
 from shared.errors import UpstreamError
 from shared.providers.sanitize import remove_credentials, remove_secret, sanitize_error
-from shared.turns.lifecycle import TokenUsage
-from worker.providers.base import FailureCode, ProviderError
+
+FailureCode = Literal["provider_error", "provider_timeout", "rate_limited"]
 
 RATE_LIMITED = "Rate limited by provider"
 TIMED_OUT = "Provider request timed out"
@@ -27,32 +34,52 @@ MAX_RAW_MESSAGE_CHARS = 200
 """Of a body that has no message of its own."""
 MAX_DETAIL_CHARS = 8_000
 
+BROKEN = (openai.APIConnectionError, httpx2.HTTPError, httpx2.StreamError, aiohttp.ClientError, OSError)
+"""What a connection that cannot be made or breaks is told by; timeouts are OSErrors or have one as their cause."""
 
-def unreachable(error: BaseException) -> ProviderError:
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What went wrong: `message` is fit for clients, `detail` for operators, and neither holds a credential."""
+
+    code: FailureCode
+    message: str
+    detail: str = ""
+    http_status: int | None = None
+
+    @property
+    def status_label(self) -> str:
+        """How metrics call it: the HTTP status, or the code where there was none."""
+        return self.code if self.http_status is None else str(self.http_status)
+
+
+def unreachable(error: BaseException) -> Failure:
     """The connection could not be made or broke: a timeout if that is at the bottom of it."""
     causes = list(_causes(error))
     detail = remove_credentials(f"{type(causes[-1]).__name__}: {causes[-1]}"[:MAX_DETAIL_CHARS])
     if any(isinstance(cause, TimeoutError) for cause in causes):
-        return ProviderError("provider_timeout", TIMED_OUT, detail)
-    return ProviderError("provider_error", UNAVAILABLE, detail)
+        return Failure("provider_timeout", TIMED_OUT, detail)
+    return Failure("provider_error", UNAVAILABLE, detail)
 
 
-def ended_early() -> ProviderError:
-    return ProviderError("provider_error", ENDED_EARLY, "the stream ended without a terminal event")
+def ended_early() -> Failure:
+    return Failure("provider_error", ENDED_EARLY, "the stream ended without a terminal event")
 
 
-def unreadable(data: bytes) -> ProviderError:
-    return ProviderError("provider_error", UNREADABLE, _detail(data))
+def unreadable(data: bytes) -> Failure:
+    return Failure("provider_error", UNREADABLE, _detail(data))
 
 
-def reported(
-    data: bytes,
-    value: object,
-    *,
-    usage: TokenUsage | None = None,
-    response_id: str | None = None,
-    http_status: int | None = None,
-) -> ProviderError:
+def refused(body: bytes, status: int) -> Failure:
+    """An HTTP answer that is no success."""
+    try:
+        value = decode(body)
+    except ValueError:
+        value = None
+    return reported(body, value, http_status=status)
+
+
+def reported(data: bytes, value: object, *, http_status: int | None = None) -> Failure:
     """The failure that a provider described.
 
     Args:
@@ -62,22 +89,37 @@ def reported(
     """
     message, code = _read(value)
     failure_code = _classify(code, http_status)
-    return ProviderError(
+    return Failure(
         failure_code,
         _FIXED_MESSAGES.get(failure_code) or _client_message(message, data),
         _detail(data),
-        usage=usage,
-        response_id=response_id,
         http_status=http_status,
     )
 
 
-def without_secret(error: ProviderError, secret: str | None) -> ProviderError:
-    """`error`, changed in place: neither text repeats the key that was sent."""
-    error.message = remove_secret(error.message, secret)
-    error.detail = remove_secret(error.detail, secret)
-    error.args = (f"{error.code}: {error.message}",)
-    return error
+def without_secret(failure: Failure, secret: str | None) -> Failure:
+    """`failure` with no text that repeats the key that was sent."""
+    return replace(
+        failure,
+        message=remove_secret(failure.message, secret),
+        detail=remove_secret(failure.detail, secret),
+    )
+
+
+def decode(data: bytes) -> Any:
+    """The JSON value in `data`, leniently: unpaired surrogates and bytes that are not UTF-8 are let through.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return json.loads(data.decode("utf-8", "replace"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 _FIXED_MESSAGES: Mapping[FailureCode, str] = {"rate_limited": RATE_LIMITED, "provider_timeout": TIMED_OUT}
