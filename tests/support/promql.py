@@ -15,6 +15,7 @@ from shared.metrics import Metrics
 _OF_EVERY_TARGET: Final = frozenset({"job", "instance", "namespace", "pod"})
 _OF_PROMETHEUS: Final = {
     "up": _OF_EVERY_TARGET,
+    "probe_success": _OF_EVERY_TARGET,
     "ALERTS": _OF_EVERY_TARGET | {"alertname", "alertstate", "severity"},
 }
 _GRAFANA_VARIABLES: Final = {"$__rate_interval": "5m", "$__interval": "1m", "$__range": "1h"}

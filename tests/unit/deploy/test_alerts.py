@@ -59,10 +59,9 @@ def test_an_alert_says_how_bad_it_is_what_it_is_and_where_to_read_on(alert: Tree
 def test_a_text_names_only_labels_that_the_query_keeps(alert: Tree) -> None:
     """Prometheus leaves the place of an unknown label empty."""
     named = set(re.findall(r"\$labels\.(\w+)", alert["annotations"]["description"]))
-    if alert["alert"] == "MiniChatTargetDown":
-        assert named <= exposed_series()["up"], "not aggregated: it keeps what the series has"
-    else:
-        assert named <= grouping_labels(alert["expr"])
+    of_prometheus = series_of(alert["expr"]) & {"up", "probe_success"}
+    kept = {label for name in of_prometheus for label in exposed_series()[name]}
+    assert named <= kept | grouping_labels(alert["expr"])
 
 
 @pytest.mark.parametrize("name", PROMISED)

@@ -105,7 +105,7 @@ def test_who_waits_for_whom_exists_and_can_be_waited_for() -> None:
             assert condition == {"condition": expected}, f"{name} waits for {other}"
 
 
-@pytest.mark.parametrize("name", [*PRODUCT, "nginx", "prometheus", "alertmanager", "grafana"])
+@pytest.mark.parametrize("name", [*PRODUCT, "nginx", "prometheus", "blackbox", "alertmanager", "grafana"])
 def test_a_service_may_do_no_more_than_it_needs(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
@@ -147,6 +147,8 @@ def test_prometheus_scrapes_every_replica_of_every_process() -> None:
         (found,) = jobs[f"mini-chat-{name}"]["dns_sd_configs"]
         assert (found["names"], found["type"], found["port"]) == ([name], "A", port)
         assert {"metrics"} & set(SERVICES[name]["networks"]) & set(SERVICES["prometheus"]["networks"])
+    probed = {(*found["names"], found["port"]) for found in jobs["mini-chat-ready"]["dns_sd_configs"]}
+    assert probed == {("api", settings.port), ("worker", settings.metrics.worker_port)}
     assert all((DEPLOY / "prometheus" / rules).exists() for rules in config["rule_files"])
 
 
