@@ -11,7 +11,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit
 TURNS ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help run page test test-browser screenshots lint fmt types bench bench-quick chaos audit settings-docs lock clean
+.PHONY: help run page test test-browser screenshots lint fmt types bench bench-quick chaos audit rules settings-docs lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -58,6 +58,9 @@ audit: $(INSTALLED) ## Look the pinned packages up among known vulnerabilities
 
 settings-docs: $(INSTALLED) ## Rewrite .env.example and the README's table of settings
 	$(BIN)/python -m tests.support.settings_reference
+
+rules: $(INSTALLED) ## Rewrite the alerts of deploy/kubernetes
+	$(BIN)/python -m tests.support.prometheus_rule
 
 lock: $(INSTALLED) ## Renew the lock files from pyproject.toml and package.json
 	$(BIN)/python -m pip install --quiet uv
