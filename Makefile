@@ -81,7 +81,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@touch $(INSTALLED)
 
 $(NODE_MODULES): api/web/package.json api/web/package-lock.json $(INSTALLED)
-	$(NPM) ci --silent
+	$(NPM) ci --loglevel=error
 	@touch $(NODE_MODULES)
 
 $(PAGE): $(PAGE_SOURCES) $(NODE_MODULES)
