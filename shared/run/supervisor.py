@@ -353,6 +353,7 @@ class Supervisor:
         settings = self._settings
         demo_provider = self._addresses.demo_provider
         rows = [
+            *(("Chat page", f"{url}/") for url in self._api_urls[:1] if settings.page.enabled),
             *(("API", f"{url}{settings.base_path}") for url in self._api_urls),
             *(("OpenAPI", f"{url}/openapi.json") for url in self._api_urls[:1]),
             *(("Metrics", f"{listener.origin}/metrics") for listener in self._addresses.metrics),
