@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.attachments.permits import UploadPermits
 from api.attachments.thumbnails import Thumbnailer
 from api.auth import Authenticator
+from api.limits.limiter import Limiter
+from api.probe import Probes
 from api.turns.audience import Audience
 from api.turns.follow import TurnFollower
 from api.turns.live import LiveFeed
@@ -41,6 +43,7 @@ class ApiContext:
     storages: ProviderStorages
     upload_permits: UploadPermits
     thumbnails: Thumbnailer
+    limiter: Limiter
     catalog: CatalogHolder
     policies: FilePolicySource
     clock: Clock
@@ -48,3 +51,4 @@ class ApiContext:
     metrics: Metrics
     draining: asyncio.Event
     """Set once the process is about to end: readiness is red, streams are let go."""
+    probes: Probes = field(default_factory=Probes)

@@ -20,6 +20,8 @@ from shared.errors import ForbiddenError, UnauthenticatedError
 from shared.ids import AttachmentId, ChatId, MessageId, RequestId
 from shared.logs import add_log_fields
 
+_BEGINS_A_TURN = frozenset({Action.SEND_MESSAGE, Action.RETRY_TURN, Action.EDIT_TURN})
+
 TOKEN_COOKIE = "mini_chat_token"  # noqa: S105 (the cookie's name)
 
 _LOGGED_PATH_PARAMS = frozenset({"chat_id", "request_id"})
@@ -71,6 +73,7 @@ def require(action: Action, *, with_cookie: bool = False) -> Callable[..., Await
         FeatureNotLicensedError: the tenant lacks the configured feature.
         ChatNotFoundError: not allowed, and the path names a chat.
         ForbiddenError: not allowed, and nothing to hide.
+        LimitReachedError: too many requests; those for a turn are counted later, and only if it is a new one.
     """
 
     async def authorize(
@@ -83,6 +86,8 @@ def require(action: Action, *, with_cookie: bool = False) -> Callable[..., Await
             raise FeatureNotLicensedError
         if action not in principal.permissions:
             raise ChatNotFoundError if "chat_id" in request.path_params else ForbiddenError
+        if action not in _BEGINS_A_TURN:
+            await context_of(request).limiter.count(principal)
         return principal
 
     async def authorize_with_cookie(

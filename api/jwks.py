@@ -12,11 +12,12 @@ import logging
 import time
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import jwt
 
 from shared.errors import UnavailableError
-from shared.settings import ConfigurationError
+from shared.settings import ConfigurationError, is_loopback
 from shared.tasks import BackgroundTasks
 
 LIFESPAN_SECS: Final = 300.0
@@ -33,6 +34,9 @@ class JwksKeys:
             self._client = jwt.PyJWKClient(url, cache_jwk_set=False, timeout=TIMEOUT_SECS)
         except jwt.PyJWKClientError as error:
             raise ConfigurationError(f"auth.jwt.jwks_url: {error}") from None
+        parts = urlsplit(url)
+        if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+            _log.warning("auth.jwt.jwks_url is not https: whoever is on the way may hand out keys of their own")
         self._keys: Mapping[str, Any] = {}
         self._fetched_at = self._tried_at = float("-inf")
         self._lock = asyncio.Lock()

@@ -13,6 +13,9 @@ from api.attachments.permits import UploadPermits
 from api.attachments.thumbnails import Thumbnailer
 from api.auth import Authenticator, create_authenticator
 from api.context import ApiContext
+from api.limits import places
+from api.limits.limiter import Limiter
+from api.limits.places import Places
 from api.turns.audience import Audience
 from api.turns.follow import TurnFollower
 from api.turns.live import LiveFeed
@@ -89,7 +92,10 @@ async def open_context(
         valkey = await stack.enter_async_context(open_valkey(settings.redis))
         log = EventLog(valkey, settings)
         draining = asyncio.Event()
-        presence = Presence(valkey, process=process_name())
+        process = process_name()
+        presence = Presence(valkey, process=process)
+        stream_places = Places(valkey, process=process)
+        stack.push_async_callback(stream_places.aclose)
         stopper = TurnStopper(
             sessions=sessions,
             finalizer=TurnFinalizer(sessions, policies, settings, metrics),
@@ -113,6 +119,7 @@ async def open_context(
         background.spawn(live.run(), name="live feed")
         background.spawn(followers.run(), name="turn follower")
         background.spawn(every(HEARTBEAT_INTERVAL, audience.renew, name="presence"), name="presence")
+        background.spawn(every(places.HEARTBEAT_INTERVAL, stream_places.renew, name="places"), name="places")
         background.spawn(every(GAUGE_INTERVAL, partial(measure_turns, sessions, metrics), name="gauges"), name="gauges")
         outbox_gauges = every(GAUGE_INTERVAL, partial(measure_outbox, sessions, metrics), name="outbox gauges")
         background.spawn(outbox_gauges, name="outbox gauges")
@@ -132,6 +139,7 @@ async def open_context(
             storages=ProviderStorages(clients, metrics),
             upload_permits=UploadPermits(settings.rag.max_concurrent_uploads),
             thumbnails=Thumbnailer(settings.thumbnail),
+            limiter=Limiter(valkey, sessions, settings, stream_places),
             catalog=catalog,
             policies=policies,
             clock=clock,

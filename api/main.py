@@ -15,10 +15,12 @@ from api import health
 from api.attachments.routes import router as attachments
 from api.chats.routes import router as chats
 from api.lifespan import lifespan_of
+from api.loopback import LoopbackOnly
 from api.messages.routes import router as messages
 from api.middleware import Foyer, RequestMiddleware
 from api.model_catalog.routes import router as model_catalog
 from api.openapi import DescribedApi
+from api.page import page_router
 from api.problems import install_handlers
 from api.quotas.routes import router as quotas
 from api.reactions.routes import router as reactions
@@ -61,18 +63,22 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     install_handlers(app)
-    app.add_middleware(RequestMiddleware)
+    if settings.auth.mode == "dev" and not settings.auth.dev_on_any_host:
+        app.add_middleware(LoopbackOnly, allow_origins=settings.cors.allow_origins)
+    probes = {settings.prefix + path for path in (health.LIVENESS, health.READINESS)}
+    app.add_middleware(RequestMiddleware, unrecorded=probes)
     if settings.cors.allow_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors.allow_origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["Location", "Retry-After"],
+            expose_headers=["Location", "Retry-After", "RateLimit", "RateLimit-Policy"],
         )
     app.include_router(health.router, prefix=settings.prefix)
     for router in ROUTERS:
         app.include_router(router, prefix=settings.prefix + settings.base_path)
+    app.include_router(page_router(settings), prefix=settings.prefix)
     app.middleware_stack = Foyer(app.build_middleware_stack())
     return app
 

@@ -1,4 +1,4 @@
-"""The layers around every request: its trace, its line in the log, and the answer to unforeseen errors.
+"""The layers around every request: its trace, its line in the log, safe headers, the answer to unforeseen errors.
 
 They are plain ASGI: a stream passes through one function call per chunk, no task and no copy.
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from http import HTTPStatus
 from typing import Final
 
@@ -21,8 +21,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.problems import as_chat_error, problem_response
+from api.safe_headers import add_safe_headers
 from shared.logs import log_context
-from shared.trace import fail, make_current, received, start_span, trace_id_of
+from shared.trace import fail, make_current, received, start_span, trace_id_of, unrecorded_span
 
 _log: Final = logging.getLogger("api.access")
 
@@ -77,15 +78,23 @@ class _Visitor:
 
 
 class RequestMiddleware:
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, unrecorded: Collection[str] = ()) -> None:
+        """
+        Args:
+            unrecorded: paths that are asked for all the time and tell nobody anything: they get no span.
+        """
         self._app = app
+        self._unrecorded = unrecorded
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        caller = received(Headers(scope=scope).get("traceparent"))
-        span = start_span(scope["method"], within=caller, kind=SpanKind.SERVER)
+        if scope["path"] in self._unrecorded:
+            span = unrecorded_span()
+        else:
+            caller = received(Headers(scope=scope).get("traceparent"))
+            span = start_span(scope["method"], within=caller, kind=SpanKind.SERVER)
         # Set, not added to: a server may start a request in the context of the one before it.
         log_context.set({"trace_id": trace_id_of(span), "processing_stage": "request"})
         make_current(span)
@@ -108,6 +117,7 @@ class _Exchange:
     def send(self, message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            message = {**message, "headers": add_safe_headers(message.get("headers", ()))}
         return self._send(message)
 
     async def conduct(self, work: Awaitable[None], scope: Scope, receive: Receive) -> None:

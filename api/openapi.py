@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.encoders import jsonable_encoder
 from pydantic.json_schema import models_json_schema
 
 from api.problems import Problem
@@ -16,5 +17,7 @@ class DescribedApi(FastAPI):
         _, definitions = models_json_schema(
             [(Problem, "serialization")], ref_template="#/components/schemas/{model}", title="Problem"
         )
-        document.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        # A default of null is what an absent member has in Python; in the document it would be a value.
+        schemas.update(jsonable_encoder(definitions["$defs"], exclude_none=True))
         return document

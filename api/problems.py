@@ -20,6 +20,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
+from api.limits.errors import LimitReachedError
+from api.schemas import Omittable
 from shared.db.engine import is_database_away
 from shared.errors import (
     ChatError,
@@ -73,6 +75,7 @@ _ANY_ROUTE: Final[tuple[type[ChatError], ...]] = (
     InvalidError,
     UnauthenticatedError,
     ForbiddenError,
+    ThrottledError,
     UnavailableError,
     ChatError,
 )
@@ -88,17 +91,19 @@ class ProblemField(BaseModel):
 class Problem(BaseModel):
     """Why a request failed."""
 
-    model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
+    model_config = ConfigDict(frozen=True)
 
-    type: Literal["about:blank"] = "about:blank"
+    type: Literal["about:blank"]
     title: Annotated[str, Field(description="The same as `code`.")]
     status: int
     detail: str
     instance: Annotated[str, Field(description="The path of the request.")]
     code: Annotated[str, Field(description="What went wrong, for machines.")]
-    trace_id: str | None = None
-    quota_scope: Annotated[str | None, Field(description="Which quota is used up, if `code` is quota_exceeded.")] = None
-    errors: tuple[ProblemField, ...] | None = None
+    trace_id: Omittable[str] = None
+    quota_scope: Annotated[
+        Omittable[str], Field(description="Which quota is used up, if `code` is quota_exceeded.")
+    ] = None
+    errors: Omittable[tuple[ProblemField, ...]] = None
 
 
 def status_of(error: ChatError | type[ChatError]) -> int:
@@ -113,6 +118,7 @@ def problem_response(error: ChatError, scope: Scope) -> Response:
     add_log_fields(status="error", error_code=error.code)
     errors = [ProblemField(field=item.field, message=item.message) for item in getattr(error, "errors", ())]
     problem = Problem(
+        type="about:blank",
         title=error.code,
         status=status,
         detail=error.detail,
@@ -122,9 +128,7 @@ def problem_response(error: ChatError, scope: Scope) -> Response:
         quota_scope=getattr(error, "quota_scope", None),
         errors=tuple(errors) or None,
     )
-    return Response(
-        problem.model_dump_json(exclude_none=True), status, headers=_headers_for(error, status), media_type=MEDIA_TYPE
-    )
+    return Response(problem.model_dump_json(), status, headers=_headers_for(error, status), media_type=MEDIA_TYPE)
 
 
 def as_chat_error(error: Exception) -> ChatError:
@@ -198,6 +202,8 @@ def _headers_for(error: ChatError, status: int) -> dict[str, str]:
     retry_after = getattr(error, "retry_after_secs", None)
     if retry_after is not None:
         headers["Retry-After"] = str(retry_after)
+    if isinstance(error, LimitReachedError):
+        headers |= error.fields
     return headers
 
 

@@ -5,10 +5,14 @@
     mini-chat worker                                              one worker process
     mini-chat migrate                                             bring the database schema up to date
     mini-chat demo-provider [--host H] [--port P]                 the scripted OpenAI-compatible provider
+    mini-chat config                                              the configuration in force
+    mini-chat doctor [--url URL]                                  what is wrong with a deployment
+    mini-chat turns list|show|cancel|hand-back                    turns, and how to get them unstuck
     mini-chat outbox list|replay|resolve                          messages that could not be delivered
+    mini-chat purge --tenant T [--user U]                         remove all that belongs to a tenant or a user
 
-A configuration that cannot be used is one line on standard error and exit code 2. Each command imports what it needs
-when it runs, so that a worker loads no HTTP server and the API no provider.
+A configuration that cannot be used is one line on standard error and exit code 2 (`shared.console`). Each command
+imports what it needs when it runs, so that a worker loads no HTTP server and the API no provider.
 """
 
 from __future__ import annotations
@@ -17,17 +21,23 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from importlib import metadata
+from importlib import import_module, metadata
 
+from shared.config.command_line import add_parser as add_config_parser
+from shared.console import EXIT_CONFIGURATION, EXIT_FAILURE, fail
+from shared.doctor.command_line import add_parser as add_doctor_parser
 from shared.embedded.errors import EngineError
 from shared.embedded.ports import LOOPBACK
 from shared.outbox.command_line import add_parser as add_outbox_parser
+from shared.purge.command_line import add_parser as add_purge_parser
 from shared.run.environment import merge_variables, replace_environment, variable_of
 from shared.settings import ConfigurationError, Settings, load_settings
+from shared.turns.command_line import add_parser as add_turns_parser
 
-EXIT_FAILURE = 1
-EXIT_CONFIGURATION = 2
 _HIGHEST_PORT = 65_535
+
+_OPERATIONS = ("config", "doctor", "turns", "outbox", "purge")
+"""The commands with which an operator looks at a system and mends it; each has a package of its own."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,12 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _migrate()
             case "demo-provider":
                 _demo_provider(options)
-            case "outbox":
-                return _outbox(options)
+            case command if command in _OPERATIONS:
+                return _operate(command, options)
     except ConfigurationError as error:
-        return _fail(error, EXIT_CONFIGURATION)
+        return fail(error, EXIT_CONFIGURATION)
     except EngineError as error:
-        return _fail(error, EXIT_FAILURE)
+        return fail(error)
     return 0
 
 
@@ -111,20 +121,25 @@ def _demo_provider(options: argparse.Namespace) -> None:
         raise ConfigurationError(f"--host: {error}") from None
 
 
-def _outbox(options: argparse.Namespace) -> int:
-    settings = load_settings()
-    from shared.outbox.commands import run
-
-    return run(settings, options)
-
-
-def _fail(error: Exception, code: int) -> int:
-    sys.stderr.write(f"mini-chat: {error}\n")
+def _operate(command: str, options: argparse.Namespace) -> int:
+    run = import_module(f"shared.{command}.commands").run
+    try:
+        code: int = run(load_settings(), options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read has seen enough. At exit Python would flush once more, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILURE
     return code
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mini-chat", description="Multi-tenant AI chat backend")
+    parser = argparse.ArgumentParser(
+        prog="mini-chat",
+        description="Multi-tenant AI chat backend",
+        epilog="Exit codes: 0, done and nothing is wrong; 1, something is wrong, was not found or could not be done;"
+        " 2, wrong usage or configuration.",
+    )
     parser.add_argument("--version", action="version", version=f"mini-chat {_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     run = commands.add_parser("run", help="run the whole system on this machine")
@@ -134,7 +149,8 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("worker", help="run one worker process")
     commands.add_parser("migrate", help="bring the database schema up to date")
     demo_provider = commands.add_parser("demo-provider", help="run the scripted provider")
-    add_outbox_parser(commands)
+    for add_parser in (add_config_parser, add_doctor_parser, add_turns_parser, add_outbox_parser, add_purge_parser):
+        add_parser(commands)
     for command in (run, api, demo_provider):
         command.add_argument("--host", help="address to listen on")
         command.add_argument("--port", type=_port, help="port to listen on; 0 takes a free one")

@@ -63,6 +63,7 @@ class Metrics:
         self._declare_attachments()
         self._declare_cleanup()
         self._declare_storage()
+        self._begin_at_zero()
 
     def _declare_streams(self) -> None:
         self.stream_started = self._counter("stream_started", "Turns whose stream began", BY_MODEL)
@@ -240,6 +241,19 @@ class Metrics:
         )
         self.db_query_latency_ms = self._histogram("db_query_latency_ms", "Statements of the database", ("query",))
         self.db_errors = self._counter("db_errors", "Statements that failed, by SQLSTATE", ("query", "code"))
+
+    def _begin_at_zero(self) -> None:
+        """Show what alerts watch before it happens: nobody sees the first increase of a series that begins with it."""
+        for counter, values in (
+            (self.audit_emit, ("ok", "failed", "dropped")),
+            (self.cleanup_failed, ("file",)),
+            (self.orphan_detected, ("stale_progress", "max_age")),
+            (self.orphan_finalized, ("stale_progress", "max_age")),
+            (self.turn_attempts, ("first", "worker_lost", "log_lost", "drain")),
+            (self.quota_negative, ("daily", "monthly")),
+        ):
+            for value in values:
+                counter.labels(value)
 
     def _counter(self, name: str, meaning: str, labels: Labels = ()) -> Counter:
         return Counter(name, meaning, labels, namespace=self._prefix, registry=self.registry)

@@ -56,7 +56,7 @@ class ConfigurationError(Exception):
 class Group(BaseModel):
     """A level of the tree: unknown members are refused, values never change."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
 
 
 def _require_power_of_two(value: int) -> int:
@@ -267,8 +267,15 @@ class TracingSettings(Group):
     otlp_endpoint: Annotated[str, AfterValidator(_require_trace_target)] = ""
 
 
+def _require_origin(text: str) -> str:
+    parts = urlsplit(text)
+    if text != "*" and not (_is_web_address(text) and text == f"{parts.scheme}://{parts.netloc}".lower()):
+        raise ValueError("must be * or an origin as browsers send it, such as https://chat.example")
+    return text
+
+
 class CorsSettings(Group):
-    allow_origins: tuple[str, ...] = ()
+    allow_origins: tuple[Annotated[str, AfterValidator(_require_origin)], ...] = ()
 
 
 class PageSettings(Group):

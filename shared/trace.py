@@ -75,7 +75,12 @@ def start_span(
         began_ns: epoch nanoseconds, if it began earlier.
     """
     span = _active.tracer.start_span(name, within, kind, attributes, start_time=began_ns)
-    return span if span.get_span_context().is_valid else NonRecordingSpan(_new_trace())
+    return span if span.get_span_context().is_valid else unrecorded_span()
+
+
+def unrecorded_span() -> Span:
+    """A trace of its own that is only ids, whoever exports."""
+    return NonRecordingSpan(_new_trace())
 
 
 @contextmanager

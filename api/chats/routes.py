@@ -12,6 +12,7 @@ from api.json_route import JsonRoute
 from api.listing import PageQuery
 from api.problems import problem_responses
 from api.schemas import page_info
+from shared.chats import deletion
 from shared.chats.errors import ChatNotFoundError
 from shared.errors import TooLargeError
 from shared.model_catalog.errors import InvalidModelError
@@ -76,11 +77,11 @@ async def delete_chat(
     chat_id: ChatIdPath, context: Context, principal: Annotated[Principal, Depends(require(Action.DELETE))]
 ) -> None:
     """Delete a chat with all that is in it."""
-    await use_cases.delete_chat(
-        principal,
+    await deletion.delete_chat(
         chat_id,
+        tenant_id=principal.tenant_id,
+        user_id=principal.user_id,
         sessions=context.sessions,
         clock=context.clock,
         stopper=context.stopper,
-        log=context.log,
     )

@@ -17,7 +17,14 @@ def _trimmed(title: str) -> str:
     return title
 
 
-Title = Annotated[str, AfterValidator(_trimmed), Field(description="Trimmed; 1 to 255 characters.")]
+Title = Annotated[
+    str,
+    AfterValidator(_trimmed),
+    Field(
+        description="Trimmed; 1 to 255 characters.",
+        json_schema_extra={"pattern": rf"^\s*\S([\s\S]{{0,{MAX_TITLE_LENGTH - 2}}}\S)?\s*$"},
+    ),
+]
 
 
 class CreateChat(BaseModel):

@@ -1,8 +1,7 @@
-"""Creating, reading, renaming and deleting chats. Each function is one transaction."""
+"""Creating, reading and renaming chats. Each function is one transaction."""
 
 from __future__ import annotations
 
-import logging
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -11,23 +10,13 @@ from api.auth import Principal
 from api.listing import ListQuery
 from api.odata import OrderKey
 from api.pagination import KeyValue, Page, build_page, page_request, paginate
-from shared.attachments.repository import AttachmentRepository
 from shared.chats.repository import ChatOverview, ChatRepository
 from shared.chats.tables import Chat
 from shared.clock import Clock
 from shared.db.engine import Sessions
-from shared.events.log import EventLog
 from shared.ids import ChatId, new_uuid7
 from shared.model_catalog.catalog import Catalog
 from shared.model_catalog.errors import InvalidModelError
-from shared.outbox.enqueue import enqueue
-from shared.outbox.messages import chat_cleanup
-from shared.turns.repository import TurnRepository
-from shared.turns.stop import TurnStopper
-from shared.valkey.client import REDIS_FAILURE
-from shared.valkey.keyspace import TurnKeys
-
-logger = logging.getLogger(__name__)
 
 _NEWEST_FIRST: Final = (OrderKey("updated_at", descending=True), OrderKey("id", descending=True))
 _COLUMNS: Final = {name: Chat.__table__.c[name] for name in ("updated_at", "id")}
@@ -92,36 +81,6 @@ async def rename_chat(
         chats = ChatRepository(session)
         await chats.rename(chat_id, title, tenant_id=principal.tenant_id, user_id=principal.user_id, now=clock.now())
         return await chats.get_overview(chat_id, tenant_id=principal.tenant_id, user_id=principal.user_id)
-
-
-async def delete_chat(
-    principal: Principal, chat_id: ChatId, *, sessions: Sessions, clock: Clock, stopper: TurnStopper, log: EventLog
-) -> None:
-    """Make the chat invisible and hand what it left at the provider to the cleanup, all or nothing.
-
-    Then its running turn is stopped, and the event logs of the others are deleted.
-    """
-    async with sessions.begin() as session:
-        chats = ChatRepository(session)
-        await chats.lock_owned(chat_id, tenant_id=principal.tenant_id, user_id=principal.user_id)
-        now = clock.now()
-        await chats.soft_delete(chat_id, tenant_id=principal.tenant_id, user_id=principal.user_id, now=now)
-        turns = TurnRepository(session)
-        running = await turns.find_running(chat_id)
-        if running is not None:
-            running = await turns.request_stop(running.id, trigger="internal")
-        ended = await turns.list_ended_request_ids(chat_id)
-        await AttachmentRepository(session).mark_for_cleanup(chat_id, tenant_id=principal.tenant_id, now=now)
-        await enqueue(
-            session, [chat_cleanup(chat_id, tenant_id=principal.tenant_id, deleted_at=now)], metrics=stopper.metrics
-        )
-    if running is not None:
-        stopper.metrics.cancel_requested.labels(trigger="internal").inc()
-        await stopper.carry_out(running)
-    try:
-        await log.delete([TurnKeys(chat_id, request_id) for request_id in ended])
-    except REDIS_FAILURE as error:
-        logger.warning("the event logs of a deleted chat are left to their end: %r", error)
 
 
 def _key_of(overview: ChatOverview) -> dict[str, KeyValue]:

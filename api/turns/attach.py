@@ -21,6 +21,7 @@ from typing import Literal
 
 from starlette.responses import Response
 
+from api.auth import Principal
 from api.context import ApiContext
 from api.turns.relay import EventStreamResponse, ReplayResponse
 from api.turns.replay import Replay, load_replay
@@ -38,11 +39,12 @@ logger = logging.getLogger(__name__)
 Source = Literal["post", "events"]
 
 
-async def attach(turn: Turn, cursor: Cursor, *, source: Source, context: ApiContext) -> Response:
+async def attach(turn: Turn, cursor: Cursor, principal: Principal, *, source: Source, context: ApiContext) -> Response:
     """The answer for a client at `cursor`.
 
     Raises:
         TurnNotFoundError: the turn was deleted meanwhile.
+        LimitReachedError: the caller has too many streams open; a send, which may have begun the turn, is not refused.
     """
     has_ended = TurnState(turn.state).is_terminal
     if cursor is not None:
@@ -60,6 +62,8 @@ async def attach(turn: Turn, cursor: Cursor, *, source: Source, context: ApiCont
         return _after(await _replay_of(turn, context), 0, source)
     if newest is not None and newest.is_terminal and newest.id == str(cursor).encode():
         return _after_end(newest, source)
+    limiter = context.limiter
+    place = await (limiter.open_stream(principal) if source == "events" else limiter.join_stream(principal))
     return EventStreamResponse(
         context,
         turn_id=turn.id,
@@ -67,6 +71,7 @@ async def attach(turn: Turn, cursor: Cursor, *, source: Source, context: ApiCont
         cursor=cursor,
         has_ended=has_ended,
         is_awaited=not has_ended and turn.on_disconnect == "cancel",
+        place=place,
     )
 
 

@@ -28,7 +28,6 @@ from api.turns.preflight import (
     admit,
     announce,
     insert_turn,
-    is_valkey_there,
 )
 from api.turns.submit import Existing, find_existing
 from shared.attachments.tables import Attachment
@@ -51,6 +50,7 @@ from shared.turns.errors import (
 from shared.turns.lifecycle import TurnState
 from shared.turns.repository import TurnRepository
 from shared.turns.tables import Turn
+from shared.valkey.keyspace import TurnKeys
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +88,19 @@ async def _replace(command: ReplaceTurn, principal: Principal, context: ApiConte
         on_worker_loss=command.on_worker_loss,
         replaced=command.old_request_id,
     )
-    view, can_be_queued = await asyncio.gather(
-        find_existing(draft, account, context, may_attach=command.may_attach), is_valkey_there(context)
+    view, is_there = await asyncio.gather(
+        find_existing(draft, account, context, may_attach=command.may_attach), context.limiter.is_valkey_there()
     )
     if isinstance(view, Existing):
         return view
     old, request = await _complete(draft, command, principal, context)
-    admitted = await admit(request, view, account, principal, context)
-    if not can_be_queued:
-        raise UnavailableError
-    turn = await _commit(request, old, admitted, command, principal, context)
-    return await announce(turn, admitted, context)
+    keys = TurnKeys(request.chat_id, request.request_id)
+    async with context.limiter.entering(principal, keys, is_valkey_there=is_there) as entry:
+        admitted = await admit(request, view, account, principal, context)
+        if not entry.is_answered:
+            raise UnavailableError
+        turn = await _commit(request, old, admitted, command, principal, context)
+    return await announce(turn, admitted, entry, context)
 
 
 async def delete_turn(chat_id: ChatId, request_id: UUID, principal: Principal, context: ApiContext) -> None:

@@ -21,6 +21,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.auth import Principal
 from api.context import ApiContext
+from api.limits.limiter import Entry
+from api.limits.places import Place
 from api.turns.admission import Admission, Case
 from api.turns.attached import Images, check_attachments, check_images
 from api.turns.insertion import insert_running_turn
@@ -76,21 +78,12 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A new turn. `started` is in the log already if `is_logged`."""
+    """A new turn. `started` is in the log already if `is_logged`; `place` is that of its first stream."""
 
     turn: Turn
     started: Frame
     is_logged: bool
-
-
-async def is_valkey_there(context: ApiContext) -> bool:
-    """One round trip before anything is written: without Valkey no turn is taken on."""
-    try:
-        await context.valkey.ping()
-    except REDIS_FAILURE as error:
-        logger.warning("Valkey does not answer: %r", error)
-        return False
-    return True
+    place: Place | None
 
 
 def account_of(principal: Principal, context: ApiContext) -> Account:
@@ -228,7 +221,7 @@ def _columns(request: TurnRequest, admission: Admission, admitted: Admitted, con
     }
 
 
-async def announce(turn: Turn, admitted: Admitted, context: ApiContext) -> Accepted:
+async def announce(turn: Turn, admitted: Admitted, entry: Entry, context: ApiContext) -> Accepted:
     """Create the log, then enqueue, in one round trip: clients see the start without waiting for a worker."""
     count_accepted(context.metrics, turn, admitted.case)
     started = started_frame(turn)
@@ -236,9 +229,9 @@ async def announce(turn: Turn, admitted: Admitted, context: ApiContext) -> Accep
     keys = TurnKeys(turn.chat_id, turn.request_id)
     try:
         opened, _ = await run_scripts(
-            context.valkey, [context.log.opening(keys, started), context.queue.enqueueing(job)]
+            context.valkey, [context.log.opening(keys, started), context.queue.enqueueing(job, place=entry.name)]
         )
     except REDIS_FAILURE as error:
         logger.warning("an accepted turn is left to the sweeper: %r", error, extra={"turn_id": str(turn.id)})
-        return Accepted(turn, started, is_logged=False)
-    return Accepted(turn, started, is_logged=opened == b"taken")
+        return Accepted(turn, started, False, entry.stream)
+    return Accepted(turn, started, opened == b"taken", entry.stream)

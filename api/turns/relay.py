@@ -16,11 +16,10 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Mapping
 from contextlib import suppress
 from enum import StrEnum
 from functools import partial
-from typing import Final, Required, TypedDict, Unpack
+from typing import Required, TypedDict, Unpack
 from uuid import UUID
 
 from opentelemetry.trace import Span
@@ -28,7 +27,9 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from api.context import ApiContext
+from api.limits.places import Place
 from api.middleware import conduct
+from api.sse import SSE_HEADERS
 from api.turns.follow import SILENCE_SECS
 from api.turns.live import LiveEntry, Subscription
 from api.turns.replay import load_replay
@@ -43,14 +44,6 @@ from shared.valkey.client import REDIS_FAILURE
 from shared.valkey.keyspace import TurnKeys
 
 logger = logging.getLogger(__name__)
-
-SSE_MEDIA_TYPE: Final = "text/event-stream"
-SSE_HEADERS: Final[Mapping[str, str]] = {
-    "Content-Type": SSE_MEDIA_TYPE,
-    "Cache-Control": "no-cache, no-transform",
-    "Connection": "keep-alive",
-    "X-Accel-Buffering": "no",
-}
 
 PING_JITTER_SECS = 2.0
 NO_END_GRACE_SECS = 1.0
@@ -87,6 +80,8 @@ class StreamOptions(TypedDict, total=False):
     """`stream_started`, if the caller has just created the log with it."""
     is_awaited: bool
     """The turn stops when its last client has left."""
+    place: Place | None
+    """What the stream takes of its user's limit."""
 
 
 class EventStreamResponse(Response):
@@ -122,6 +117,7 @@ class EventStream:
         "_last_sent",
         "_look_at",
         "_now",
+        "_place",
         "_quiet_secs",
         "_row_terminal_since",
         "_send",
@@ -140,6 +136,7 @@ class EventStream:
         has_ended: bool = False,
         first_frame: Frame | None = None,
         is_awaited: bool = False,
+        place: Place | None = None,
     ) -> None:
         self.turn_id = turn_id
         self._context = context
@@ -154,6 +151,7 @@ class EventStream:
         self._is_row_terminal = has_ended
         self._row_terminal_since = self._now() if has_ended else 0.0
         self._is_awaited = is_awaited
+        self._place = place
         self._is_away = False
         self._is_closing = False
         self._has_left = False
@@ -195,6 +193,8 @@ class EventStream:
         context.metrics.active_streams.inc()
         context.metrics.attached_clients.inc()
         context.followers.add(self)
+        if self._place is not None:
+            self._place.hold()
         try:
             if self._is_awaited:
                 await context.audience.enter(self._keys)
@@ -216,6 +216,8 @@ class EventStream:
             has_hung_up = self._has_left and not self._has_ended
             context.audience.leave(self._keys, self.turn_id, has_hung_up=has_hung_up)
         context.followers.remove(self)
+        if self._place is not None:
+            self._place.give_back()
         context.metrics.active_streams.dec()
         context.metrics.attached_clients.dec()
         if self._has_left:

@@ -3,22 +3,25 @@ from __future__ import annotations
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Header, Query
+from pydantic.json_schema import SkipJsonSchema
 from starlette.responses import Response
 
 from api.auth import Action, Principal
 from api.context import ApiContext
 from api.dependencies import ChatIdPath, Context, RequestIdPath, require
 from api.json_route import JsonRoute
+from api.limits.errors import QueueFullError
 from api.problems import problem_responses
+from api.sse import SSE_MEDIA_TYPE
 from api.turns.attach import attach, replay
 from api.turns.cancel import stop_turn
 from api.turns.mutate import ReplaceTurn, delete_turn, replace_turn
 from api.turns.preflight import Accepted, TurnRequest
-from api.turns.relay import SSE_MEDIA_TYPE, EventStreamResponse
-from api.turns.schemas import EditTurn, ReplacementOptions, SendMessage, TurnStatus
+from api.turns.relay import EventStreamResponse
+from api.turns.schemas import EVENT_ID_PATTERN, EVENT_SCHEMA, EditTurn, ReplacementOptions, SendMessage, TurnStatus
 from api.turns.submit import Existing, submit_turn
 from shared.chats.errors import ChatNotFoundError
-from shared.errors import FieldError, InvalidError, ThrottledError, TooLargeError
+from shared.errors import FieldError, InvalidError, TooLargeError
 from shared.events.ids import Cursor, parse_cursor
 from shared.ids import new_uuid4
 from shared.logs import add_log_fields
@@ -50,7 +53,7 @@ _STREAM: Final[dict[int | str, dict[str, Any]]] = {
             "`citations` at most once, and one `done` or `error`. `stream_started` and `restart` mean: drop what "
             "came before."
         ),
-        "content": {SSE_MEDIA_TYPE: {"schema": {"type": "string"}}},
+        "content": {SSE_MEDIA_TYPE: {"schema": EVENT_SCHEMA}},
     }
 }
 
@@ -65,7 +68,7 @@ _SEND_ERRORS: Final = (
     InputTooLongError,
     ContextBudgetExceededError,
     QuotaExceededError,
-    ThrottledError,
+    QueueFullError,
 )
 _SEND_PROBLEMS: Final = problem_responses(ChatNotFoundError, *_SEND_ERRORS)
 _REPLACEMENT_PROBLEMS: Final = problem_responses(*_SEND_ERRORS, InvalidTurnStateError, NotLatestTurnError)
@@ -75,8 +78,12 @@ _ABOUT_TO_END: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 LastEventId = Annotated[
-    str | None,
-    Header(alias="Last-Event-ID", description="Go on after this event; empty: from the start."),
+    str | SkipJsonSchema[None],
+    Header(
+        alias="Last-Event-ID",
+        description="Go on after this event; empty: from the start.",
+        json_schema_extra={"pattern": f"^({EVENT_ID_PATTERN})?$"},
+    ),
 ]
 
 
@@ -105,7 +112,7 @@ async def send_message(
     )
     cursor = _cursor_of(last_event_id)
     result = await submit_turn(turn_request, principal, context, may_attach=last_event_id is not None)
-    return await _stream(result, last_event_id, cursor, context)
+    return await _stream(result, last_event_id, cursor, principal, context)
 
 
 @router.post(
@@ -184,15 +191,21 @@ async def stream_events(
     principal: Annotated[Principal, Depends(require(Action.READ_TURN, with_cookie=True))],
     last_event_id: LastEventId = None,
     last_event_id_query: Annotated[
-        str | None, Query(alias="last_event_id", description="As the header, which wins.")
+        str | SkipJsonSchema[None],
+        Query(
+            alias="last_event_id",
+            description="As the header, which wins.",
+            json_schema_extra={"pattern": f"^({EVENT_ID_PATTERN})?$"},
+        ),
     ] = None,
 ) -> Response:
     """Attach to a turn, resume it after an event, or replay it once it has ended."""
-    cursor = _cursor_of(last_event_id if last_event_id is not None else last_event_id_query)
+    of_query = _cursor_of(last_event_id_query)
+    cursor = of_query if last_event_id is None else _cursor_of(last_event_id)
     turn = await _get_turn(chat_id, request_id, principal, context)
     if turn.deleted_at is not None:
         raise TurnNotFoundError
-    return await attach(turn, cursor, source="events", context=context)
+    return await attach(turn, cursor, principal, source="events", context=context)
 
 
 @router.post(
@@ -233,18 +246,22 @@ async def _replace(
         may_attach=last_event_id is not None,
     )
     result = await replace_turn(command, principal, context)
-    return await _stream(result, last_event_id, cursor, context)
+    return await _stream(result, last_event_id, cursor, principal, context)
 
 
 async def _stream(
-    result: Accepted | Existing, last_event_id: str | None, cursor: Cursor, context: ApiContext
+    result: Accepted | Existing,
+    last_event_id: str | None,
+    cursor: Cursor,
+    principal: Principal,
+    context: ApiContext,
 ) -> Response:
     """The stream of a new turn, or of the one that the request id names: joined if a place in it was named."""
     add_log_fields(**fields_of(result.turn))
     if isinstance(result, Accepted):
         return _new_stream(result, context)
     if last_event_id is not None:
-        return await attach(result.turn, cursor, source="post", context=context)
+        return await attach(result.turn, cursor, principal, source="post", context=context)
     return await replay(result.turn, context=context)
 
 
@@ -257,6 +274,7 @@ def _new_stream(accepted: Accepted, context: ApiContext) -> Response:
         cursor=None,
         first_frame=accepted.started if accepted.is_logged else None,
         is_awaited=turn.on_disconnect == "cancel",
+        place=accepted.place,
     )
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
 
@@ -8,6 +9,20 @@ from api.schemas import Omittable, Timestamp, Uuid
 from shared.settings import OnDisconnect, OnWorkerLoss
 from shared.turns.lifecycle import TurnState
 from shared.turns.tables import Turn
+
+EVENT_ID_PATTERN: Final = "[0-9]{1,10}-[0-9]{1,10}|s-[1-9]"
+EVENT_SCHEMA: Final[Mapping[str, Any]] = {
+    "type": "object",
+    "required": ["id", "event", "data"],
+    "properties": {
+        "id": {"type": "string", "pattern": f"^({EVENT_ID_PATTERN})$"},
+        "event": {
+            "enum": ["stream_started", "ping", "delta", "tool", "citations", "restart", "done", "error"],
+        },
+        "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": {"type": "object"}},
+    },
+}
+"""One event of a stream, as parsers give it: what tools expect of OpenAPI 3.1, which has no word for sequences."""
 
 
 def _not_blank(text: str) -> str:
@@ -22,7 +37,11 @@ def _distinct(ids: tuple[Uuid, ...]) -> tuple[Uuid, ...]:
     return ids
 
 
-MessageText = Annotated[str, AfterValidator(_not_blank), Field(description="Stored as it is; not blank.")]
+MessageText = Annotated[
+    str,
+    AfterValidator(_not_blank),
+    Field(description="Stored as it is; not blank.", json_schema_extra={"pattern": r"\S"}),
+]
 
 
 class WebSearch(BaseModel):
@@ -34,7 +53,9 @@ class SendMessage(BaseModel):
     request_id: Annotated[Uuid | None, Field(description="Idempotency key and handle of the turn; made if absent.")] = (
         None
     )
-    attachment_ids: Annotated[tuple[Uuid, ...], AfterValidator(_distinct)] = ()
+    attachment_ids: Annotated[
+        tuple[Uuid, ...], AfterValidator(_distinct), Field(json_schema_extra={"uniqueItems": True})
+    ] = ()
     web_search: WebSearch = WebSearch()
     on_disconnect: Annotated[
         OnDisconnect | None, Field(description="What happens to the turn when no client is left.")

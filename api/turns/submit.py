@@ -19,7 +19,6 @@ from api.turns.preflight import (
     admit,
     announce,
     insert_turn,
-    is_valkey_there,
     view_for,
 )
 from api.turns.send_view import SendView
@@ -31,6 +30,7 @@ from shared.quotas.repository import Account
 from shared.turns.errors import GenerationInProgressError, RequestIdConflictError
 from shared.turns.lifecycle import TurnState
 from shared.turns.tables import Turn
+from shared.valkey.keyspace import TurnKeys
 
 TITLE_LENGTH = 60
 """How much of its first message a chat without a title is called by."""
@@ -55,18 +55,23 @@ async def submit_turn(
         ChatError: the request is refused and has left no trace.
     """
     account = account_of(principal, context)
-    view, can_be_queued = await asyncio.gather(
-        find_existing(request, account, context, may_attach=may_attach), is_valkey_there(context)
+    view, is_there = await asyncio.gather(
+        find_existing(request, account, context, may_attach=may_attach), context.limiter.is_valkey_there()
     )
     if isinstance(view, Existing):
         return view
     if view.running_turn_id is not None:
         raise GenerationInProgressError
-    admitted = await admit(request, view, account, principal, context)
-    if not can_be_queued:
-        raise UnavailableError
-    turn = await _commit(request, admitted, principal, context, may_attach=may_attach)
-    return turn if isinstance(turn, Existing) else await announce(turn, admitted, context)
+    keys = TurnKeys(request.chat_id, request.request_id)
+    async with context.limiter.entering(principal, keys, is_valkey_there=is_there) as entry:
+        admitted = await admit(request, view, account, principal, context)
+        if not entry.is_answered:
+            raise UnavailableError
+        turn = await _commit(request, admitted, principal, context, may_attach=may_attach)
+        if isinstance(turn, Existing):
+            entry.give_back()
+            return turn
+    return await announce(turn, admitted, entry, context)
 
 
 async def find_existing(

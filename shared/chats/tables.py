@@ -1,12 +1,16 @@
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy import Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from shared.db.base import Base, UuidKey
+
+NO_GRACE: Final = datetime(1970, 1, 1, tzinfo=UTC)
+"""The `deleted_at` of a deleted chat whose grace is over at once, however long `retention.chat_grace_days` is."""
 
 
 class Chat(Base):

@@ -6,17 +6,17 @@ Migrations expand first and contract in a later release, so that the previous re
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from shared.db.command import DATABASE_FAILURE, reason_of
 from shared.db.engine import create_engine
 from shared.settings import ConfigurationError, Settings
 
@@ -32,24 +32,38 @@ def migrate(settings: Settings) -> None:
     """
     try:
         asyncio.run(_migrate(settings))
-    except (DBAPIError, asyncpg.PostgresError, OSError, TimeoutError) as error:
-        raise ConfigurationError(f"database.url: cannot migrate: {_reason(error)}") from error
+    except DATABASE_FAILURE as error:
+        raise ConfigurationError(f"database.url: cannot migrate: {reason_of(error)}") from error
 
 
-def _reason(error: BaseException) -> str:
-    """The first line of what the server or the network said."""
-    cause = getattr(error, "orig", None) or error
-    return (str(cause).strip() or type(cause).__name__).splitlines()[0]
+@dataclass(frozen=True, slots=True)
+class Revisions:
+    """Where the schema stands, and what this build needs. `found` is None if it has never been migrated."""
+
+    found: str | None
+    needed: str | None
+
+    @property
+    def is_newer(self) -> bool:
+        """The database is beyond this build, whose needs the schema still serves."""
+        return self.found is not None and self.found not in _known_revisions()
+
+    @property
+    def is_current(self) -> bool:
+        """The database is at, or beyond, the revision this build needs."""
+        return self.found is not None and (self.found == self.needed or self.is_newer)
+
+
+async def read_revisions(session: AsyncSession) -> Revisions:
+    found = await session.scalar(text("SELECT to_regclass('alembic_version')"))
+    if found is not None:
+        found = await session.scalar(text("SELECT version_num FROM alembic_version"))
+    return Revisions(found, _newest_revision())
 
 
 async def is_current(session: AsyncSession) -> bool:
     """Whether the database is at, or beyond, the revision this build needs."""
-    found = await session.scalar(text("SELECT to_regclass('alembic_version')"))
-    if found is None:
-        return False
-    revision = await session.scalar(text("SELECT version_num FROM alembic_version"))
-    # A revision that this build does not know was made by a newer release, whose schema still serves this one.
-    return revision is not None and (revision == _newest_revision() or revision not in _known_revisions())
+    return (await read_revisions(session)).is_current
 
 
 async def _migrate(settings: Settings) -> None:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
-import asyncpg
-import orjson
-from sqlalchemy.exc import DBAPIError
-
 from shared.clock import rfc3339
+from shared.console import (
+    EXIT_FAILURE,
+    EXIT_OK,
+    fail,
+    in_one_line,
+    write_json,
+    write_line,
+    write_table,
+)
+from shared.db.command import run_on_database
 from shared.db.engine import open_database
 from shared.outbox.dead_letters import DeadLetters
 from shared.outbox.tables import OutboxDeadLetter
-from shared.settings import ConfigurationError, Settings
+from shared.settings import Settings
 
 _LONGEST_REASON: Final = 80
 
@@ -27,18 +31,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     Raises:
         ConfigurationError: `database.url` is not set.
     """
-    if settings.database.url is None:
-        raise ConfigurationError(
-            "database.url: not set. Set MINI_CHAT_DATABASE__URL; `mini-chat run` writes it to"
-            f" {settings.data_dir / 'run.json'} as database_url"
-        )
-    try:
-        return asyncio.run(_run(settings, options))
-    except (DBAPIError, asyncpg.PostgresError, OSError, TimeoutError) as error:
-        cause = getattr(error, "orig", None) or error
-        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-        sys.stderr.write(f"mini-chat: the database cannot be used: {reason}\n")
-        return 1
+    return run_on_database(settings, _run(settings, options))
 
 
 async def _run(settings: Settings, options: argparse.Namespace) -> int:
@@ -58,25 +51,24 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
 
 def _show(letters: Sequence[OutboxDeadLetter], *, as_json: bool) -> int:
     if as_json:
-        _write_json([_document(letter) for letter in letters])
+        write_json([_document(letter) for letter in letters])
     elif not letters:
-        sys.stdout.write("No unresolved dead letters.\n")
+        write_line("No unresolved dead letters.")
     else:
-        header = ("ID", "QUEUE", "KEY", "ATTEMPTS", "FAILED AT", "REASON")
-        _write_table([header, *(_cells(letter) for letter in letters)])
-    return 0
+        write_table(("ID", "QUEUE", "KEY", "ATTEMPTS", "FAILED AT", "REASON"), [_cells(letter) for letter in letters])
+    return EXIT_OK
 
 
 def _report(done: dict[str, list[int]], *, missing: list[int], as_json: bool) -> int:
     if as_json:
-        _write_json({**done, "not_found": missing})
+        write_json({**done, "not_found": missing})
     else:
         for what, ids in done.items():
             if ids or what != "already_queued":
-                sys.stdout.write(f"{what.replace('_', ' ')}: {', '.join(map(str, ids)) or 'none'}\n")
+                write_line(f"{what.replace('_', ' ')}: {', '.join(map(str, ids)) or 'none'}")
         if missing:
-            sys.stderr.write(f"mini-chat: no unresolved dead letter: {', '.join(map(str, missing))}\n")
-    return 1 if missing else 0
+            fail(f"no unresolved dead letter: {', '.join(map(str, missing))}")
+    return EXIT_FAILURE if missing else EXIT_OK
 
 
 def _document(letter: OutboxDeadLetter) -> dict[str, Any]:
@@ -95,20 +87,6 @@ def _document(letter: OutboxDeadLetter) -> dict[str, Any]:
 
 
 def _cells(letter: OutboxDeadLetter) -> tuple[str, ...]:
-    # One line for each letter, whatever an error said, and nothing that a terminal would obey.
-    reason = "".join(char if char.isprintable() else " " for char in letter.reason or "")
-    if len(reason) > _LONGEST_REASON:
-        reason = reason[: _LONGEST_REASON - 1] + "…"
+    reason = in_one_line(letter.reason or "", at_most=_LONGEST_REASON)
     failed_at = letter.failed_at.strftime("%Y-%m-%d %H:%M:%SZ")
     return str(letter.id), letter.queue, letter.partition_key, str(letter.attempts), failed_at, reason
-
-
-def _write_table(rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        sys.stdout.write(line.rstrip() + "\n")
-
-
-def _write_json(value: object) -> None:
-    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")

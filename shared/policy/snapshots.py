@@ -68,3 +68,13 @@ async def load_snapshot(sessions: Sessions, version: int) -> Catalog:
     if payload is None:
         raise LookupError(f"policy version {version} is unknown")
     return Catalog.model_validate(payload, extra="ignore")
+
+
+class StoredPolicies:
+    """Policies as they are stored, for whoever settles turns and accepts none."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+
+    async def snapshot(self, version: int) -> Catalog:
+        return await load_snapshot(self._sessions, version)

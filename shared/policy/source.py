@@ -17,16 +17,8 @@ Limits = Mapping[BucketKey, int]
 """Micro-credits by bucket and period, all four of them; zero or less allows nothing."""
 
 
-class PolicySource(Protocol):
-    """Nothing here waits for a service of others while a turn is accepted or settled."""
-
-    def current_version(self, tenant_id: UUID, user_id: UUID) -> int:
-        """The version under which a turn of this user is accepted now; its snapshot is stored.
-
-        Raises:
-            UnavailableError: no policy has been stored yet.
-        """
-        ...
+class PolicySnapshots(Protocol):
+    """What it takes to settle a turn."""
 
     async def snapshot(self, version: int) -> Catalog:
         """The policy of a turn that was accepted under `version`, however long ago.
@@ -34,6 +26,18 @@ class PolicySource(Protocol):
         Raises:
             LookupError: there has never been such a version.
             Exception: it is not in memory and the database is away.
+        """
+        ...
+
+
+class PolicySource(PolicySnapshots, Protocol):
+    """Nothing here waits for a service of others while a turn is accepted or settled."""
+
+    def current_version(self, tenant_id: UUID, user_id: UUID) -> int:
+        """The version under which a turn of this user is accepted now; its snapshot is stored.
+
+        Raises:
+            UnavailableError: no policy has been stored yet.
         """
         ...
 

@@ -19,7 +19,7 @@ from arq.utils import timestamp_ms
 from shared.queue.jobs import Job
 from shared.settings import Settings
 from shared.valkey.client import Valkey
-from shared.valkey.keyspace import QUEUE_RUNNING, QUEUE_WAKE
+from shared.valkey.keyspace import QUEUE_ADMITTED, QUEUE_RUNNING, QUEUE_WAKE
 from shared.valkey.scripts import Script, ScriptCall, run_scripts
 
 QUEUE_NAME = default_queue_name
@@ -63,13 +63,17 @@ class TurnQueue:
         self._wake_cap = settings.worker.max_jobs
         self._job_life_ms = settings.turns.max_age_secs * 1000
 
-    def enqueueing(self, job: Job) -> ScriptCall:
-        """The enqueue as a call, so that it can share a round trip."""
+    def enqueueing(self, job: Job, *, place: str = "") -> ScriptCall:
+        """The enqueue as a call, so that it can share a round trip.
+
+        Args:
+            place: what was kept for the job in `mc:queue:admitted`, and is now taken by itself.
+        """
         job_id = job.job_id
         now = timestamp_ms()
         payload = serialize_job(job.name, (), job.to_kwargs(), None, now, serializer=serialize)
-        keys = [QUEUE_NAME, *_job_keys(job_id), QUEUE_RUNNING, QUEUE_WAKE]
-        return _ENQUEUE.call(keys, [job_id, payload, now, self._job_life_ms, self._wake_cap])
+        keys = [QUEUE_NAME, *_job_keys(job_id), QUEUE_RUNNING, QUEUE_WAKE, QUEUE_ADMITTED]
+        return _ENQUEUE.call(keys, [job_id, payload, now, self._job_life_ms, self._wake_cap, place])
 
     async def enqueue(self, job: Job) -> bool:
         """Add the job; False if it waits already. Replaces whatever a dead worker left under the same id."""

@@ -9,36 +9,43 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from shared.settings import CONFIG_FILE_VARIABLE, ENV_PREFIX, read_yaml
+
+Source = Literal["default", "file", "environment"]
 
 RUN_DEFAULTS: Mapping[str, str] = {"auth.mode": "dev", "allow_http_providers": "true"}
 
 
 class Configured:
-    """Answers which keys somebody has set.
+    """Answers which keys somebody has set, and where.
 
     Raises:
         ConfigurationError: the file cannot be read.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self._variables = {name.upper(): value for name, value in environment.items()}
+        # Empty ones count as not set, as they do for the settings.
+        self._variables = {name.upper(): value for name, value in environment.items() if value}
         file = environment.get(CONFIG_FILE_VARIABLE)
-        self._tree = read_yaml(Path(file)) if file else {}
+        self.file = Path(file) if file else None
+        self._tree = read_yaml(self.file) if self.file else {}
 
     def __contains__(self, key: object) -> bool:
-        if not isinstance(key, str):
-            return False
-        group, _, member = key.partition(".")
+        return isinstance(key, str) and self.source_of(key) != "default"
+
+    def source_of(self, key: str) -> Source:
+        """Where the value of a dotted key comes from."""
+        path = key.split(".")
         if variable_of(key) in self._variables:
-            return True
-        if not member:
-            return group in self._tree
-        return _has_member(self._tree.get(group), member) or _has_member(self._read_group(group), member)
+            return "environment"
+        for depth in range(1, len(path)):
+            if _has_member(self._read_group(".".join(path[:depth])), path[depth:]):
+                return "environment"
+        return "file" if _has_member(self._tree, path) else "default"
 
     def _read_group(self, group: str) -> Any:
         try:
@@ -70,5 +77,9 @@ def replace_environment(environment: Mapping[str, str]) -> None:
     os.environ.update(environment)
 
 
-def _has_member(tree: Any, member: str) -> bool:
-    return isinstance(tree, Mapping) and member in tree
+def _has_member(tree: Any, path: Sequence[str]) -> bool:
+    for name in path:
+        if not isinstance(tree, Mapping) or name not in tree:
+            return False
+        tree = tree[name]
+    return True

@@ -29,7 +29,7 @@ from shared.ids import ChatId, TenantId
 from shared.metrics import Metrics
 from shared.outbox.messages import AUDIT, THREAD_SUMMARY, USAGE_SNAPSHOT, audit, usage_snapshot
 from shared.outbox.tables import OutboxMessage
-from shared.policy.source import PolicySource
+from shared.policy.source import PolicySnapshots
 from shared.quotas.buckets import BucketKey, buckets_of
 from shared.quotas.credits import Price
 from shared.quotas.metrics import count_settlement
@@ -122,7 +122,7 @@ class _LostError(Exception):
 @dataclass(frozen=True)
 class TurnFinalizer:
     sessions: Sessions
-    policies: PolicySource
+    policies: PolicySnapshots
     settings: Settings
     metrics: Metrics
     wake_outbox: Callable[[], object] | None = None

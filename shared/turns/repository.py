@@ -129,8 +129,27 @@ _REQUEST_STOP = (
 )
 _NEXT_ATTEMPT = update(_TURNS).where(_IS_MINE).values(attempt=Turn.attempt + 1).returning(_TURNS.c.id)
 _HAND_BACK = update(_TURNS).where(_IS_MINE).values(lease_owner=None, lease_expires_at=None).returning(_TURNS.c.id)
+_TAKE_AWAY = (
+    update(_TURNS)
+    .where(_IS_MINE)
+    .values(attempt=Turn.attempt + 1, lease_owner=None, lease_expires_at=None)
+    .returning(_TURNS.c.id)
+)
 _IS_ONE_OF = Turn.id == any_(bindparam("turns", type_=ARRAY(Uuid)))
 _LIST_STATES = select(Turn.id, Turn.state, Turn.attempt).where(_IS_ONE_OF)
+_asked_in_chats = (
+    func.unnest(bindparam("chats", type_=ARRAY(Uuid)), bindparam("requests", type_=ARRAY(Uuid)))
+    .table_valued(column("chat_id", Uuid), column("request_id", Uuid))
+    .render_derived(name="asked")
+)
+_LIST_RUNNING = (
+    select(Turn.chat_id, Turn.request_id)
+    .join(
+        _asked_in_chats,
+        and_(Turn.chat_id == _asked_in_chats.c.chat_id, Turn.request_id == _asked_in_chats.c.request_id),
+    )
+    .where(Turn.state == TurnState.RUNNING)
+)
 # `now()` is stable, unlike `clock_timestamp()`: the partial indexes serve the comparison.
 _LIST_UNHELD = (
     select(Turn)
@@ -235,6 +254,15 @@ class TurnRepository:
         given_up = await self._session.execute(_HAND_BACK, {"turn": turn_id, "held_attempt": attempt})
         return given_up.scalar_one_or_none() is not None
 
+    async def take_away(self, turn_id: UUID, *, attempt: int) -> bool:
+        """Compare-and-set: fence off the holder of `attempt`, and release the turn for another worker."""
+        taken = await self._session.execute(_TAKE_AWAY, {"turn": turn_id, "held_attempt": attempt})
+        return taken.scalar_one_or_none() is not None
+
+    async def is_held(self, turn_id: UUID) -> bool:
+        """Whether a worker has a live lease on it."""
+        return await self._session.scalar(select(Turn.id).where(Turn.id == turn_id, ~is_unheld())) is not None
+
     async def renew(
         self, held: Iterable[tuple[UUID, int]], *, progressing: Iterable[UUID], lease: timedelta
     ) -> list[Renewed]:
@@ -258,6 +286,11 @@ class TurnRepository:
     async def list_ended(self, turn_ids: Sequence[UUID]) -> list[UUID]:
         """Which of the turns are not running, those that are gone included; of thousands it is a few, as a rule."""
         return list((await self._session.execute(_ENDED, {"turn_ids": turn_ids})).scalars())
+
+    async def list_running(self, turns: Sequence[tuple[UUID, UUID]]) -> set[tuple[UUID, UUID]]:
+        """Which of the turns, by chat and request id, are running."""
+        values = {"chats": [chat_id for chat_id, _ in turns], "requests": [request_id for _, request_id in turns]}
+        return {(row[0], row[1]) for row in (await self._session.execute(_LIST_RUNNING, values)).all()}
 
     async def list_unheld(self, *, limit: int) -> list[Turn]:
         """Running turns that no worker holds: the lease ran out, or nobody has claimed them in time. Oldest first."""

@@ -5,8 +5,12 @@
     mc:{<chat_id>:<request_id>}:clients  zset     attached clients by process, scored with their heartbeat's expiry
     mc:{<chat_id>:<request_id>}:live     channel  each entry of the log, at the moment it is appended
     mc:cancel                            channel  asks workers to stop a turn
+    mc:limit:{<tenant>:<user>}:rate      string   when the user's bucket of requests is full again; until then
+    mc:limit:{<tenant>:<user>}:turns     zset     turns that count as running, scored with their beginning
+    mc:limit:{<tenant>:<user>}:streams   zset     open streams, scored with the expiry of their process's heartbeat
     mc:queue:wake                        list     one token per waiting job, capped; only while jobs wait
     mc:queue:running                     zset     jobs taken out of arq's queue by a worker; only while there are some
+    mc:queue:admitted                    zset     turns that are let in and not yet enqueued, scored with their expiry
     arq:queue, arq:job:*, …              arq's own
 
 The braces are a literal hash tag: all keys of a turn share a cluster slot. The chat id is in it because request ids are
@@ -22,6 +26,9 @@ from uuid import UUID
 CANCEL_CHANNEL = "mc:cancel"
 QUEUE_WAKE = "mc:queue:wake"
 QUEUE_RUNNING = "mc:queue:running"
+QUEUE_ADMITTED = "mc:queue:admitted"
+TURN_EVENTS = "mc:{%s:%s}:events"
+"""Of a chat id and a request id; a script fills it in."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class TurnKeys:
 
     @cached_property
     def events(self) -> str:
-        return f"{self._tag}:events"
+        return TURN_EVENTS % (self.chat_id, self.request_id)
 
     @cached_property
     def cancel(self) -> str:
@@ -50,3 +57,27 @@ class TurnKeys:
     @cached_property
     def _tag(self) -> str:
         return f"mc:{{{self.chat_id}:{self.request_id}}}"
+
+
+@dataclass(frozen=True)
+class LimitKeys:
+    """The keys by which one user is limited."""
+
+    tenant_id: UUID
+    user_id: UUID
+
+    @property
+    def rate(self) -> str:
+        return f"{self._tag}:rate"
+
+    @property
+    def turns(self) -> str:
+        return f"{self._tag}:turns"
+
+    @property
+    def streams(self) -> str:
+        return f"{self._tag}:streams"
+
+    @property
+    def _tag(self) -> str:
+        return f"mc:limit:{{{self.tenant_id}:{self.user_id}}}"

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from tests.bench import conversation, growth, profile, queue, relay, stop, uploads, whole_path, worker
+from tests.bench import conversation, growth, overload, profile, queue, relay, stop, uploads, whole_path, worker
 
 BENCHES: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
     "queue": queue.bench,
@@ -17,6 +17,7 @@ BENCHES: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
     "whole_path": whole_path.bench,
     "stop": stop.bench,
     "uploads": uploads.bench,
+    "overload": overload.bench,
     "growth": growth.bench,
     "conversation": conversation.bench,
     "profile": profile.bench,

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
+import asyncpg
 import httpx
 
+from shared.embedded.ports import PortPicker
 from shared.turns.context import SUMMARY_PREAMBLE
+from tests.support.catalogs import MINI, acceptance_catalog
 from tests.support.deployment import Deployment, deployment
 from tests.support.turns import ask, create_chat, list_messages, new_marker, scripted
 from tests.support.waiting import wait_until
@@ -43,7 +48,7 @@ async def test_a_second_turn_is_told_of_the_first(client: httpx.AsyncClient, pro
     assert request["body"]["input"][1]["content"] == [{"type": "output_text", "text": "One."}]
 
 
-async def test_a_long_chat_is_summarized(database_url: str, valkey_url: str) -> None:
+async def test_62_a_long_chat_is_summarized(database_url: str, valkey_url: str) -> None:
     """Once the context is a hundredth full, later turns are sent a summary instead of what it covers."""
     own_valkey = urlsplit(valkey_url)._replace(path="/2").geturl()  # the other product's worker would take the jobs
     with deployment(
@@ -79,3 +84,50 @@ async def test_a_long_chat_is_summarized(database_url: str, valkey_url: str) -> 
             ]
             assert asked["body"]["stream"] is False
             assert asked["body"]["user"].endswith(":system")
+
+
+async def test_63_a_summary_that_fails_changes_nothing(database_url: str, valkey_url: str) -> None:
+    """Nobody answers where summaries are asked for: it ends as a dead letter, and the chat goes on as it was."""
+
+    def with_a_dead_provider(*, provider_port: int) -> dict[str, Any]:
+        tree = acceptance_catalog(provider_port=provider_port)
+        tree["providers"]["dead"] = tree["providers"]["openai"] | {"port": PortPicker().pick()}
+        for model in tree["model_catalog"]:
+            if model["id"] == MINI:
+                model["provider_id"] = "dead"
+        return tree
+
+    own_valkey = urlsplit(valkey_url)._replace(path="/2").geturl()
+    with deployment(
+        database_url=database_url,
+        valkey_url=own_valkey,
+        apis=1,
+        workers=1,
+        make_catalog=with_a_dead_provider,
+        THREAD_SUMMARY_WORKER__COMPRESSION_THRESHOLD_PCT="1",
+        THREAD_SUMMARY_WORKER__MAX_ATTEMPTS="1",
+        THREAD_SUMMARY_WORKER__SUMMARY_MODEL_ID=MINI,
+    ) as product:
+        async with product.client() as client:
+            chat_id, marker = await create_chat(client), new_marker()
+            await ask(client, scripted("long " * 1_000, text="One."), chat_id=chat_id)
+            before = await list_messages(client, chat_id)
+            database = await asyncpg.connect(database_url)
+            try:
+                await wait_until(
+                    lambda: database.fetchval(
+                        "SELECT id FROM outbox_dead_letters WHERE queue = 'thread_summary' AND partition_key = $1",
+                        chat_id,
+                    ),
+                    message="the summary was not given up",
+                )
+                assert not await database.fetchval(
+                    "SELECT count(*) FROM messages WHERE chat_id = $1 AND is_compressed", UUID(chat_id)
+                )
+            finally:
+                await database.close()
+            assert await list_messages(client, chat_id) == before
+            started = (await ask(client, scripted(marker, text="Two."), chat_id=chat_id)).events[0].data
+            assert "thread_summary_applied" not in started
+            (request,) = product.provider_requests(marker)
+            assert [item["role"] for item in request["body"]["input"]] == ["user", "assistant", "user"]

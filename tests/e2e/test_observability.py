@@ -382,6 +382,13 @@ async def test_one_trace_shows_a_turn_from_the_request_to_its_first_event(day: D
     assert services == {"mini-chat-api", "mini-chat-worker"}
 
 
+async def test_probes_leave_no_traces(day: Day) -> None:
+    """Balancers ask all the time."""
+    assert any("/readyz" in line["message"] for line in day.lines(*day.product.apis))
+    await wait_until(lambda: any(span["name"].startswith("DELETE") for span in day.spans()))
+    assert [span["name"] for span in day.spans() if "readyz" in span["name"]] == []
+
+
 async def test_a_failed_call_is_a_failed_span_without_its_text(day: Day) -> None:
     def failed() -> list[dict[str, Any]]:
         return [span for span in day.spans() if span["attributes"].get("http.response.status_code") == 500]

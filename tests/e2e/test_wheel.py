@@ -20,6 +20,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("api", "worker", "shared")
 DATA_SUFFIXES = {".lua", ".yaml", ".mako"}
+PAGE_SOURCE = "api/web/"
+PAGE = "api/web/dist/"
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,31 @@ def test_the_wheel_holds_every_file(installation: Installation) -> None:
         for path in (ROOT / package).rglob("*")
         if path.suffix in DATA_SUFFIXES | {".py"}
     }
-    with zipfile.ZipFile(installation.wheel) as archive:
-        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    expected = {name for name in expected if not name.startswith(PAGE_SOURCE)}
+    names = {name for name in _contents(installation) if not name.startswith(PAGE)}
     assert names == expected
     assert {path.rpartition(".")[2] for path in expected} == {"py", "lua", "yaml", "mako"}
+
+
+def test_the_wheel_holds_the_page_as_it_was_built(installation: Installation) -> None:
+    built = {path.relative_to(ROOT).as_posix() for path in (ROOT / PAGE).rglob("*") if path.is_file()}
+    assert {name for name in _contents(installation) if name.startswith(PAGE)} == built
+    assert f"{PAGE}index.html" in built, "the page has not been built: make page"
+
+
+def test_the_page_is_served_from_the_wheel(installation: Installation) -> None:
+    code = """
+import re
+from starlette.testclient import TestClient
+from api.main import create_app
+from shared.settings import load_settings
+client = TestClient(create_app(load_settings()))
+page = client.get("/")
+assets = re.findall(r'(?:src|href)="[.]/(assets/[^"]+)"', page.text)
+print(page.status_code, {client.get(f"/{name}").status_code for name in assets}, len(assets))
+"""
+    result = installation.run("python", "-c", code, MINI_CHAT_AUTH__MODE="dev", MINI_CHAT_ALLOW_HTTP_PROVIDERS="true")
+    assert (result.returncode, result.stdout) == (0, "200 {200} 3\n"), result.stderr
 
 
 def test_the_packages_are_the_wheels(installation: Installation) -> None:
@@ -119,6 +142,11 @@ def test_without_urls_a_process_refuses(installation: Installation, command: str
     assert (result.returncode, result.stdout) == (2, "")
     [line] = result.stderr.splitlines()
     assert line.startswith("mini-chat: database.url and redis.url: not set")
+
+
+def _contents(installation: Installation) -> set[str]:
+    with zipfile.ZipFile(installation.wheel) as archive:
+        return {name for name in archive.namelist() if ".dist-info/" not in name}
 
 
 def _run(*command: str) -> None:

@@ -31,7 +31,7 @@ class RunningApi:
         """A client whose paths are relative to the base path, with the token of `caller` if there is one."""
         return httpx.AsyncClient(
             transport=httpx.ASGITransport(self.app),
-            base_url=f"http://api{base_path}",
+            base_url=f"http://localhost{base_path}",
             headers=caller.headers if caller else {},
         )
 

@@ -42,6 +42,7 @@ class Process:
     popen: subprocess.Popen[bytes]
     log_path: Path
     port: int = 0
+    host: str = LOOPBACK
     metrics_port: int = 0
 
     @property
@@ -50,7 +51,7 @@ class Process:
 
     @property
     def url(self) -> str:
-        return f"http://{LOOPBACK}:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     @property
     def metrics_url(self) -> str:
@@ -102,9 +103,12 @@ class Deployment:
         return process
 
     def launch_api(self, **variables: str) -> Process:
-        port, metrics_port = self._ports.pick(), self._pick_metrics_port()
+        return self.launch_api_at(LOOPBACK, self._ports.pick(), **variables)
+
+    def launch_api_at(self, host: str, port: int, /, **variables: str) -> Process:
+        metrics_port = self._pick_metrics_port()
         variables = self.variables | {"METRICS__API_PORT": str(metrics_port)} | variables
-        process = _launch(self.folder, variables, "api", "--port", str(port), port=port)
+        process = _launch(self.folder, variables, "api", "--host", host, "--port", str(port), port=port, host=host)
         process.metrics_port = metrics_port
         self.apis.append(process)
         return process
@@ -116,6 +120,14 @@ class Deployment:
         process.metrics_port = metrics_port
         self.workers.append(process)
         return process
+
+    def restart_api(self, process: Process) -> Process:
+        """Start an API process again, where it was, as clients expect it there; wait until it can serve."""
+        process.kill()
+        again = _launch(self.folder, self.variables, "api", "--port", str(process.port), port=process.port)
+        self.apis[self.apis.index(process)] = again
+        self.wait_until_ready(again)
+        return again
 
     def restart_provider(self) -> None:
         """Start the provider again, where it was; it has forgotten what it was asked."""
@@ -133,9 +145,9 @@ class Deployment:
             _wait_for(process, self._readiness_of(process))
 
     @contextmanager
-    def extra_api(self, **variables: str) -> Iterator[Process]:
+    def extra_api(self, host: str = LOOPBACK, /, **variables: str) -> Iterator[Process]:
         """One more API process for the length of the block."""
-        process = self.launch_api(**variables)
+        process = self.launch_api_at(host, self._ports.pick(host=host), **variables)
         try:
             self.wait_until_ready(process)
             yield process
@@ -246,7 +258,7 @@ def http_client(url: str, *, headers: Mapping[str, str] | None = None) -> httpx.
     )
 
 
-def _launch(folder: Path, variables: Mapping[str, str], *command: str, port: int = 0) -> Process:
+def _launch(folder: Path, variables: Mapping[str, str], *command: str, port: int = 0, host: str = LOOPBACK) -> Process:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MINI_CHAT_", "OPENAI_"))}
     # Without bytecode every process compiles all it imports again, which is more than half of its start.
     inherited.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -262,7 +274,7 @@ def _launch(folder: Path, variables: Mapping[str, str], *command: str, port: int
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return Process(command[0], popen, log_path, port)
+    return Process(command[0], popen, log_path, port, host)
 
 
 def _wait_for(process: Process, is_ready: Callable[[], bool]) -> None:

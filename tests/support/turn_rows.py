@@ -18,7 +18,7 @@ from shared.turns.tables import Turn
 async def insert_turn(sessions: Sessions, *, age: timedelta = timedelta(), **columns: Any) -> Turn:
     """A running turn in a chat of its own, with its user message; `columns` replace the defaults."""
     now: datetime = SystemClock().now() - age
-    tenant_id, user_id = new_uuid4(), new_uuid4()
+    tenant_id, user_id = columns.get("tenant_id", new_uuid4()), columns.get("requester_user_id", new_uuid4())
     chat = Chat(id=new_uuid7(), tenant_id=tenant_id, user_id=user_id, model="gpt-5.2", created_at=now, updated_at=now)
     values: dict[str, Any] = {
         "id": new_uuid4(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PROCESSES = ("api", "worker", "shared")
 LOCKS = ("requirements.lock", "deploy/requirements.lock")
+PAGE_LOCK = "api/web/package-lock.json"
 
 MAX_LINES = 450
 LONGER_ONES = {
@@ -49,7 +51,7 @@ def test_what_the_tests_import_is_declared() -> None:
     assert _imported("tests") - _requirements("run-time") - _requirements("dev") == set()
 
 
-@pytest.mark.parametrize("name", LOCKS)
+@pytest.mark.parametrize("name", [*LOCKS, PAGE_LOCK])
 def test_a_lock_names_no_address(name: str) -> None:
     """Where packages come from is for each machine to say."""
     text = (ROOT / name).read_text(encoding="utf-8")
@@ -59,6 +61,11 @@ def test_a_lock_names_no_address(name: str) -> None:
 @pytest.mark.parametrize("name", LOCKS)
 def test_a_lock_pins_everything_by_hash(name: str) -> None:
     assert all("--hash=sha256:" in entry for entry in _locked(name).values())
+
+
+def test_the_pages_lock_pins_everything_by_hash() -> None:
+    packages = json.loads((ROOT / PAGE_LOCK).read_text(encoding="utf-8"))["packages"]
+    assert all(entry["integrity"].startswith("sha512-") for name, entry in packages.items() if name)
 
 
 def test_the_image_runs_what_was_tested() -> None:

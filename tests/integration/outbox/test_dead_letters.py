@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +10,7 @@ from shared.clock import SystemClock
 from shared.db.engine import Sessions
 from shared.outbox.dead_letters import DeadLetters
 from shared.outbox.tables import OutboxDeadLetter
+from tests.support.commands import Outcome, mini_chat
 from tests.support.outbox_rows import dead_letters, insert_messages, stored_messages
 
 
@@ -91,40 +87,35 @@ async def test_only_usage_counts_as_lost_usage(sessions: Sessions) -> None:
     assert not await has_open_usage()
 
 
-def command(database_url: str | None, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MINI_CHAT_")}
-    if database_url is not None:
-        environment["MINI_CHAT_DATABASE__URL"] = database_url
-    script = str(Path(sys.executable).with_name("mini-chat"))
-    return subprocess.run(
-        [sys.executable, script, "outbox", *arguments], env=environment, capture_output=True, text=True, timeout=60
-    )
+async def command(database_url: str | None, *arguments: object) -> Outcome:
+    variables = {} if database_url is None else {"DATABASE__URL": database_url}
+    return await mini_chat("outbox", *arguments, variables=variables)
 
 
 async def test_the_command_lists_replays_and_resolves(sessions: Sessions, database_url: str) -> None:
     await insert_letters(sessions, 1_000, 1_001)
     await insert_letters(sessions, 2_000, queue="usage_snapshot")
 
-    listed = command(database_url, "list")
-    assert listed.returncode == 0, listed.stderr
-    header, *rows = listed.stdout.splitlines()
+    listed = await command(database_url, "list")
+    assert listed.code == 0, listed.err
+    header, *rows = listed.out.splitlines()
     assert header.split() == ["ID", "QUEUE", "KEY", "ATTEMPTS", "FAILED", "AT", "REASON"]
     assert [row.split()[0] for row in rows] == ["1000", "1001", "2000"]
     assert rows[0].endswith("DeliveryError: answered 500")
 
-    (usage,) = json.loads(command(database_url, "list", "--queue", "usage_snapshot", "--json").stdout)
+    (usage,) = (await command(database_url, "list", "--queue", "usage_snapshot", "--json")).json
     assert (usage["id"], usage["payload"], usage["dedupe_key"]) == (2_000, {"name": "2000"}, "d2000")
 
-    replayed = command(database_url, "replay", "1000", "77")
-    assert (replayed.returncode, replayed.stdout) == (1, "replayed: 1000\n")
-    assert replayed.stderr == "mini-chat: no unresolved dead letter: 77\n"
-    everything = command(database_url, "replay", "--all-of", "audit", "--json")
-    assert everything.returncode == 0
-    assert json.loads(everything.stdout) == {"replayed": [1_001], "already_queued": [], "not_found": []}
-    resolved = command(database_url, "resolve", "2000")
-    assert (resolved.returncode, resolved.stdout) == (0, "resolved: 2000\n")
+    replayed = await command(database_url, "replay", "1000", "77")
+    assert (replayed.code, replayed.out) == (1, "replayed: 1000\n")
+    assert replayed.err == "mini-chat: no unresolved dead letter: 77\n"
+    everything = await command(database_url, "replay", "--all-of", "audit", "--json")
+    assert everything.code == 0
+    assert everything.json == {"replayed": [1_001], "already_queued": [], "not_found": []}
+    resolved = await command(database_url, "resolve", "2000")
+    assert (resolved.code, resolved.out) == (0, "resolved: 2000\n")
 
-    assert command(database_url, "list").stdout == "No unresolved dead letters.\n"
+    assert (await command(database_url, "list")).out == "No unresolved dead letters.\n"
     assert [one.payload["name"] for one in await stored_messages(sessions)] == ["1000", "1001"]
 
 
@@ -139,14 +130,14 @@ async def test_the_command_lists_replays_and_resolves(sessions: Sessions, databa
         (["list"], "run.json as database_url"),
     ],
 )
-def test_wrong_use_is_exit_code_2(arguments: list[str], hint: str) -> None:
-    refused = command(None, *arguments)
-    assert refused.returncode == 2
-    assert hint in refused.stderr
+async def test_wrong_use_is_exit_code_2(arguments: list[str], hint: str) -> None:
+    refused = await command(None, *arguments)
+    assert refused.code == 2
+    assert hint in refused.err
 
 
-def test_a_database_that_is_away_is_exit_code_1() -> None:
-    failed = command("postgresql://nobody@127.0.0.1:9/none", "list")
-    assert failed.returncode == 1
-    assert failed.stderr.startswith("mini-chat: the database cannot be used: ")
-    assert failed.stderr.count("\n") == 1
+async def test_a_database_that_is_away_is_exit_code_1() -> None:
+    failed = await command("postgresql://nobody@127.0.0.1:9/none", "list")
+    assert failed.code == 1
+    assert failed.err.startswith("mini-chat: the database cannot be used: ")
+    assert failed.err.count("\n") == 1

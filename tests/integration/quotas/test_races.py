@@ -152,3 +152,19 @@ async def test_of_two_sends_into_one_chat_one_reserves(ledger: Ledger, ann: Call
     assert {type(result) for result in results if result is not turn} == {GenerationInProgressError}
     row = (await ledger.buckets(ann))["daily", "total"]
     assert row["reserved_credits_micro"] == turn.reserved_credits_micro
+
+
+async def test_a_user_whose_rows_are_locked_holds_up_nobody_else(ledger: Ledger) -> None:
+    """Two hundred users of one tenant send at once while one's rows are locked: only that one waits."""
+    slow = Caller()
+    others = [Caller(tenant_id=slow.tenant_id) for _ in range(199)]
+    chats = [await ledger.new_chat(caller) for caller in (slow, *others)]
+    first = await ledger.send(slow, await ledger.new_chat(slow))
+    async with ledger.database.transaction():
+        await ledger.database.execute("SELECT 1 FROM quota_usage WHERE user_id = $1 FOR UPDATE", slow.user_id)
+        waiting = asyncio.ensure_future(ledger.send(slow, chats[0]))
+        turns = await asyncio.gather(*(ledger.send(*pair) for pair in zip(others, chats[1:], strict=True)))
+        assert not waiting.done()
+    turns += [first, await waiting]
+    for turn in turns:
+        await ledger.end(turn, Ending.completed(text="Hi", usage=TokenUsage(5, 5), response_id=None))

@@ -1,0 +1,174 @@
+// @vitest-environment jsdom
+import fc from "fast-check";
+import { beforeEach, describe, expect, it, vi } from "vitest";
+import { AnswerView } from "../src/markdown/answerView";
+import { blocksOf, renderBlocks } from "../src/markdown/render";
+import { AnswerText } from "../src/state/answerText";
+
+let frames: (() => void)[] = [];
+
+beforeEach(() => {
+  frames = [];
+  vi.stubGlobal("requestAnimationFrame", (callback: () => void) => frames.push(callback));
+  vi.stubGlobal("cancelAnimationFrame", () => (frames = []));
+});
+
+function paint(): void {
+  for (let frame = frames.shift(); frame !== undefined; frame = frames.shift()) frame();
+}
+
+function whole(text: string): HTMLElement {
+  const root = document.createElement("div");
+  root.append(renderBlocks(blocksOf(text)));
+  return root;
+}
+
+/** Show a text that arrives in pieces, painting after each. */
+function streamed(pieces: string[]): HTMLElement {
+  const root = document.createElement("div");
+  const source = new AnswerText();
+  const view = new AnswerView(root, source, () => {});
+  for (const piece of pieces) {
+    source.append(piece);
+    paint();
+  }
+  view.dispose();
+  return root;
+}
+
+/** What a reader sees: block by block, with its kind. */
+function outline(root: HTMLElement): string[] {
+  const elements = root.querySelectorAll("p, li, h3, h4, pre, blockquote, th, td, strong, em, a, :not(pre) > code");
+  return [...elements].map((element) => `${element.tagName}:${(element.textContent ?? "").trim()}`);
+}
+
+const SAMPLE = `# Title
+
+A paragraph with **bold**, *leaning* and \`code\`,
+over two lines. See [a link](https://example.com/?a=1&b=2).
+
+1. one
+2. two
+   - inner **x**
+   - inner
+
+Setext
+======
+
+\`\`\`python
+def f(x):
+    return x < 1 and "a" > 'b'
+
+# a comment that is no heading
+\`\`\`
+
+> quoted
+> twice
+
+| a | b |
+|---|--:|
+| 1 | 2 |
+
+---
+
+The end.`;
+
+describe("a growing text", () => {
+  it("looks in the end as if it had come at once, wherever it is cut", () => {
+    const expected = outline(whole(SAMPLE));
+    for (let cut = 0; cut <= SAMPLE.length; cut++) {
+      expect(outline(streamed([SAMPLE.slice(0, cut), SAMPLE.slice(cut)])), `cut at ${cut}`).toEqual(expected);
+    }
+    expect(outline(streamed([...SAMPLE]))).toEqual(expected);
+  });
+
+  it("looks so for any mixture of blocks", () => {
+    const word = fc.stringMatching(/^[a-zA-Zé.,]{1,9}$/);
+    const line = fc.array(word, { minLength: 1, maxLength: 30 }).map((words) => words.join(" "));
+    const block = fc.oneof(
+      line,
+      line.map((text) => `## ${text}`),
+      fc.array(line, { minLength: 1, maxLength: 40 }).map((items) => items.map((item) => `- ${item}`).join("\n")),
+      fc.array(line, { minLength: 1, maxLength: 120 }).map((lines) => `\`\`\`js\n${lines.join("\n")}\n\`\`\``),
+      fc.array(line, { minLength: 1, maxLength: 40 }).map((lines) => lines.join(" ")),
+    );
+    const texts = fc.array(block, { minLength: 1, maxLength: 6 }).map((blocks) => blocks.join("\n\n"));
+    fc.assert(
+      fc.property(texts, fc.integer({ min: 20, max: 900 }), (text, size) => {
+        const pieces = text.match(new RegExp(`[^]{1,${size}}`, "gu")) ?? [];
+        // A long paragraph is shown in several, and a long list too: it is their text that has to be the same.
+        const seen = (root: HTMLElement): string => (root.textContent ?? "").replace(/\s+/g, "");
+        expect(seen(streamed(pieces))).toBe(seen(whole(text)));
+        expect(streamed(pieces).querySelectorAll("pre, h3, li").length).toBe(whole(text).querySelectorAll("pre, h3, li").length);
+      }),
+      { numRuns: 60 },
+    );
+  });
+
+  it("is rendered again only at its end", () => {
+    const root = document.createElement("div");
+    const source = new AnswerText("First.\n\nSecond.\n\nThi");
+    const view = new AnswerView(root, source, () => {});
+    const [first, second] = root.querySelectorAll("p");
+    source.append("rd.");
+    paint();
+    expect([...root.querySelectorAll("p")].slice(0, 2)).toEqual([first, second]);
+    expect(root.textContent?.replace(/\s+/g, "")).toBe("First.Second.Third.");
+    view.dispose();
+  });
+
+  it("comes in slices if much of it is there at once", () => {
+    const root = document.createElement("div");
+    const text = "Some words. ".repeat(5_000);
+    const view = new AnswerView(root, new AnswerText(text), () => {});
+    expect(root.textContent!.length).toBeLessThan(text.length / 5);
+    paint();
+    expect(root.textContent!.replace(/\s+/g, "")).toBe(text.replace(/\s+/g, ""));
+    view.dispose();
+  });
+
+  it("is gone when it is dropped", () => {
+    const root = document.createElement("div");
+    const source = new AnswerText("# Old\n\ntext");
+    const view = new AnswerView(root, source, () => {});
+    source.clear();
+    paint();
+    expect(root.textContent).toBe("");
+    source.append("New");
+    paint();
+    expect(root.textContent!.trim()).toBe("New");
+    view.dispose();
+  });
+});
+
+describe("what a model writes", () => {
+  it.each([
+    "<img src=x onerror=alert(1)>",
+    "<script>alert(1)</script>",
+    "<iframe src='https://evil.example'></iframe>",
+    "[x](javascript:alert(1))",
+    "[x](data:text/html,<script>alert(1)</script>)",
+    "![x](https://evil.example/pixel.png)",
+    "<a href='javascript:alert(1)'>x</a>",
+    "<style>body{display:none}</style>",
+    "<div style='position:fixed;inset:0'>x</div>",
+    "```<img src=x onerror=alert(1)>\nx\n```",
+    '[x](https://e.example "\\" onclick=alert(1) ")',
+  ])("is harmless: %s", (text) => {
+    const root = whole(text);
+    expect(root.querySelectorAll("img, script, iframe, style, form, object, embed, div[style]")).toHaveLength(0);
+    for (const element of root.querySelectorAll("*")) {
+      expect([...element.attributes].filter(({ name }) => /^(on|style|src)/.test(name))).toEqual([]);
+      expect(element.getAttribute("href") ?? "https:").toMatch(/^https?:/);
+    }
+  });
+
+  it("shows HTML as text", () => {
+    expect(whole("Use <b>tags</b>.").textContent).toContain("Use <b>tags</b>.");
+  });
+
+  it("opens links elsewhere, and tells them nothing", () => {
+    const link = whole("[x](https://example.com)").querySelector("a")!;
+    expect([link.target, link.rel]).toEqual(["_blank", "noopener noreferrer nofollow"]);
+  });
+});

@@ -1,0 +1,79 @@
+"""Taking a turn away from the worker that holds it, so that another one generates the answer anew.
+
+The turn's next attempt is taken in the row, in the statement that releases the lease. From then on the old worker can
+neither renew its lease nor end the turn, whatever state it is in: if it lives, it finds that out at its next renewal, a
+third of a lease later at most, and breaks off its call to the provider. Only releasing the lease, as a worker does with
+its own turns, would not do: a worker that lives would renew it at once. It is not a lost attempt.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from enum import StrEnum
+from uuid import UUID
+
+from shared.db.engine import Sessions
+from shared.events.log import EventLog
+from shared.queue.jobs import RunTurn
+from shared.queue.queue import TurnQueue
+from shared.turns.repository import TurnRepository
+from shared.turns.tables import Turn
+from shared.valkey.client import REDIS_FAILURE
+from shared.valkey.keyspace import TurnKeys
+
+logger = logging.getLogger(__name__)
+
+
+class HandBack(StrEnum):
+    """What became of a turn that was to be handed back."""
+
+    HANDED_BACK = "handed_back"
+    QUEUED = "queued"
+    """No worker held it; its job is in the queue."""
+    WOULD_FAIL = "would_fail"
+    """Clients have seen something of it, and it was sent with `on_worker_loss: fail`."""
+    MOVED = "moved"
+    """Somebody else has changed it meanwhile: look again."""
+    ENDED = "ended"
+    NOT_FOUND = "not_found"
+
+
+@dataclass(frozen=True)
+class TurnRelease:
+    sessions: Sessions
+    log: EventLog
+    queue: TurnQueue
+
+    async def hand_back(self, turn_id: UUID) -> HandBack:
+        """Compare-and-set on what is read first, in the row; then the job. Raises what the database raises."""
+        async with self.sessions() as session:
+            turns = TurnRepository(session)
+            turn = await turns.find(turn_id)
+            is_held = turn is not None and await turns.is_held(turn_id)
+        if turn is None:
+            return HandBack.NOT_FOUND
+        if turn.state != "running":
+            return HandBack.ENDED
+        if not is_held:
+            await self._enqueue(turn_id, turn.attempt + 1)
+            return HandBack.QUEUED
+        if await self._would_fail(turn):
+            return HandBack.WOULD_FAIL
+        async with self.sessions.begin() as session:
+            if not await TurnRepository(session).take_away(turn_id, attempt=turn.attempt):
+                return HandBack.MOVED
+        await self._enqueue(turn_id, turn.attempt + 2)
+        return HandBack.HANDED_BACK
+
+    async def _would_fail(self, turn: Turn) -> bool:
+        """An answer that has begun would not be begun anew; a turn that is to stop ends either way."""
+        if turn.on_worker_loss != "fail" or turn.cancel_requested_at is not None:
+            return False
+        return await self.log.has_shown_content(TurnKeys(turn.chat_id, turn.request_id)) is not False
+
+    async def _enqueue(self, turn_id: UUID, attempt: int) -> None:
+        try:
+            await self.queue.enqueue(RunTurn(turn_id, attempt))
+        except REDIS_FAILURE as error:
+            logger.warning("a turn is left to the sweeper: %r", error, extra={"turn_id": str(turn_id)})
