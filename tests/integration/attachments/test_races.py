@@ -86,6 +86,9 @@ async def test_69_the_files_of_a_chat_fit_together_however_many_come_at_once(
         assert {(row.status, row.error_code, row.cleanup_status) for row in gone} == (
             {("failed", "storage_limit_exceeded", "pending")} if is_chunked else set()
         )
+        for row in gone:
+            shown = (await place.client.get(attachments_path(place.chat_id, str(row.id)))).json()
+            assert (shown["status"], shown["error_code"]) == ("failed", "storage_limit_exceeded")
         messages = await place.messages(ATTACHMENT_CLEANUP)
         left = {file["id"] for file in await place.provider.files()} - {row.provider_file_id for row in live}
         assert {message["provider_file_id"] for message in messages} == left
