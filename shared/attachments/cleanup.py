@@ -1,4 +1,4 @@
-"""Statements of the cleanup: what deleted chats and deleted attachments still have at their providers.
+"""Statements of the cleanup: what deleted chats, and deleted or failed attachments, still have at their providers.
 
 `cleanup_status` is null while nobody has asked for it, then `pending`, and ends as `done` or `failed`. A change is a
 compare-and-set on that, so whoever comes late, or twice, changes nothing. Time is the database's.
@@ -7,7 +7,6 @@ compare-and-set on that, so whoever comes late, or twice, changes nothing. Time 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -33,13 +32,13 @@ class FileToRemove:
 
 
 @dataclass(frozen=True, slots=True)
-class DeletedAttachment:
+class AttachmentToClean:
     """A single attachment whose file is to go, with what decides how."""
 
     file: FileToRemove
     cleanup_status: str | None
-    last_error: str | None
-    deleted_at: datetime | None
+    is_in_use: bool
+    """Neither deleted nor failed: its file must stay."""
     is_chat_deleted: bool
     vector_store_id: str | None
     """The chat's, as it is now."""
@@ -68,9 +67,9 @@ class CleanupRepository:
         failed = func.count().filter(Attachment.cleanup_status == "failed")
         return (await self._session.execute(select(pending, failed).where(_of_chat(chat_id, tenant_id)))).one()
 
-    async def find_deleted(
+    async def find_attachment(
         self, attachment_id: UUID, *, chat_id: ChatId, tenant_id: TenantId
-    ) -> DeletedAttachment | None:
+    ) -> AttachmentToClean | None:
         """None if the chat is gone, and all that was its with it."""
         row = (
             await self._session.execute(
@@ -90,11 +89,10 @@ class CleanupRepository:
         if row is None:
             return None
         attachment, chat_deleted_at, vector_store_id = row
-        return DeletedAttachment(
+        return AttachmentToClean(
             file=_file_of(attachment),
             cleanup_status=attachment.cleanup_status,
-            last_error=attachment.last_cleanup_error,
-            deleted_at=attachment.deleted_at,
+            is_in_use=attachment.deleted_at is None and attachment.status != "failed",
             is_chat_deleted=chat_deleted_at is not None,
             vector_store_id=vector_store_id,
         )

@@ -103,12 +103,11 @@ class AttachmentRepository:
         provider_file_id: str | None,
         now: datetime,
     ) -> bool:
-        """`pending -> failed`; what the provider has of it already is handed to the cleanup."""
+        """`pending -> failed`, and to be seen as that; what the provider has of it is handed to the cleanup."""
         of_file: dict[str, Any] = {}
         if provider_file_id is not None:
             of_file = {
                 "provider_file_id": provider_file_id,
-                "deleted_at": func.coalesce(Attachment.deleted_at, now),
                 "cleanup_status": "pending",
                 "cleanup_updated_at": now,
             }

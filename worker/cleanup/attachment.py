@@ -1,4 +1,4 @@
-"""Removes what a deleted attachment has left at its provider."""
+"""Removes what an attachment that is deleted, or that failed while it was uploaded, has left at its provider."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class FileLeftError(Exception):
 
 @dataclass(frozen=True)
 class AttachmentCleanup:
-    """The outbox's handler of deleted attachments. Whatever it raises asks for another delivery."""
+    """The outbox's handler of such attachments. Whatever it raises asks for another delivery."""
 
     sessions: Sessions
     files: FileCleanup
@@ -39,13 +39,13 @@ class AttachmentCleanup:
         """
         request = AttachmentCleanupRequest.parse(message.payload)
         async with self.sessions() as session:
-            found = await CleanupRepository(session).find_deleted(
+            found = await CleanupRepository(session).find_attachment(
                 request.attachment_id, chat_id=request.chat_id, tenant_id=request.tenant_id
             )
         if found is None or found.is_chat_deleted:
             return
-        if found.deleted_at is None:
-            raise RejectedMessageError("the attachment is not deleted")
+        if found.is_in_use:
+            raise RejectedMessageError("the attachment is neither deleted nor failed")
         status = found.cleanup_status
         if status not in ("done", "failed"):
             status = await self.files.remove(

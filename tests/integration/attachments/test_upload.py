@@ -21,7 +21,7 @@ from shared.db.engine import Sessions
 from shared.db.transaction import run_transaction
 from shared.ids import new_uuid7
 from shared.quotas.tables import QuotaUsage
-from tests.integration.attachments.conftest import OpenPlace, Place
+from tests.integration.attachments.conftest import TIMEOUTS, OpenPlace, Place
 from tests.support.catalogs import NANO, PREMIUM, STANDARD
 from tests.support.problems import assert_problem
 from tests.support.tokens import Caller
@@ -282,7 +282,8 @@ async def test_a_day_s_uploads_are_limited_by_user(open_place: OpenPlace) -> Non
 async def test_a_provider_that_fails_leaves_a_failed_row(
     open_place: OpenPlace, model: str, script: dict[str, Any], status: int, code: str
 ) -> None:
-    async with open_place(model=model, timeouts={"connect": 1, "first_event": 1, "total": 1}) as place:
+    timeouts = {**TIMEOUTS, "total": 1} if code == "provider_timeout" else TIMEOUTS
+    async with open_place(model=model, timeouts=timeouts) as place:
         await place.provider.queue({"storage": "files"} | script)
         problem = assert_problem(await send_file(place.client, place.chat_id), status, code)
         assert "file-" not in problem["detail"]

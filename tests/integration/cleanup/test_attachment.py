@@ -9,6 +9,7 @@ import pytest
 from shared.attachments.gauges import measure_attachments
 from shared.attachments.tables import Attachment
 from shared.ids import ChatId, new_uuid4
+from shared.outbox.messages import attachment_deleted
 from shared.outbox.repository import Message
 from tests.integration.cleanup.scene import MAX_ATTEMPTS, Scene, both_styles, dying_at
 from tests.support.outbox_rows import dead_letters, stored_messages
@@ -172,3 +173,23 @@ async def test_a_finished_cleanup_is_not_repeated(scene: Scene) -> None:
     asked = await scene.provider.deletions()
     await scene.attachment_cleanup.handle(message)
     assert await scene.provider.deletions() == asked
+
+
+@both_styles
+async def test_the_file_of_a_failed_upload_goes_though_the_attachment_can_still_be_seen(scene: Scene) -> None:
+    chat_id = await scene.add_chat(files=0, with_store=False)
+    row = await scene.add_file(chat_id, status="failed", error_code="storage_limit_exceeded", cleanup_status="pending")
+    await scene.add(attachment_deleted(row, vector_store_id=None, deleted_at=row.created_at))
+    await scene.deliver_all()
+    after = await stored(scene, row)
+    assert (after.status, after.cleanup_status, after.deleted_at) == ("failed", "done", None)
+    assert await dead_letters(scene.sessions) == []
+    assert (await scene.provider.held())[0] == set()
+
+
+async def test_the_file_of_an_attachment_in_use_stays(scene: Scene) -> None:
+    row = await scene.add_file(await scene.add_chat(files=0, with_store=False))
+    await scene.add(attachment_deleted(row, vector_store_id=None, deleted_at=row.created_at))
+    with pytest.raises(RejectedMessageError, match="neither deleted nor failed"):
+        await scene.attachment_cleanup.handle(await message_of(scene))
+    assert row.provider_file_id in (await scene.provider.held())[0]
