@@ -72,7 +72,8 @@ async def test_sources_are_named(product: Deployment, page: ChatPage) -> None:
     await page.expect_upload("notes.txt", "ready")
     async with product.client() as client:
         [file] = await files_of(client, product.provider_url, page.chat_id)
-    web = {"type": "url_citation", "url": "https://example.org/a", "title": "A page", "start_index": 0, "end_index": 5}
+    url = "https://example.org/a"
+    web = {"type": "url_citation", "url": url, "title": "A page", "start_index": 0, "end_index": 5}
     product.queue_scripts(
         {
             "match": "with sources",
@@ -89,7 +90,7 @@ async def test_sources_are_named(product: Deployment, page: ChatPage) -> None:
         sources = page.latest.get_by_role("region", name="Sources")
         await expect(sources.get_by_role("listitem")).to_have_count(2)
         link = sources.get_by_role("link", name="A page")
-        await expect(link).to_have_attribute("href", web["url"])
+        await expect(link).to_have_attribute("href", url)
         await expect(link).to_have_attribute("rel", re.compile("noopener"))
         await expect(sources.locator(".source-title")).to_have_text("notes.txt")
         await page.page.reload()

@@ -74,5 +74,5 @@ async def test_the_page_stays_responsive(
     found = {"median frame": median, "95 % of frames": slow, "long tasks": len(tasks), "in long tasks": sum(tasks)}
     for name, value in found.items():
         record_property(name, value)
-    assert slow < 100, found
-    assert sum(tasks) < sum(frames) / 20, found
+    assert slow < 200, found
+    assert sum(tasks) < sum(frames) / 4, found
