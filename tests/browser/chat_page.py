@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from typing import Final, Self
+from typing import Final, Literal, Self
 
-from playwright.async_api import BrowserContext, ConsoleMessage, Locator, Page, Request, expect
+from playwright.async_api import BrowserContext, ConsoleMessage, FilePayload, Locator, Page, Request, expect
 
 # Generous: the machine may be busy, and nothing waits longer than it must.
 TIMEOUT_MS: Final = 20_000
@@ -100,6 +100,19 @@ class ChatPage:
     def notice(self) -> Locator:
         return self.page.locator(".composer-frame .notice")
 
+    @property
+    def uploads(self) -> Locator:
+        """The files that go with the next question."""
+        return self.page.locator(".upload")
+
+    def upload(self, name: str) -> Locator:
+        return self.uploads.filter(has_text=name)
+
+    @property
+    def attachments(self) -> Locator:
+        """The files of the latest question."""
+        return self.latest.locator(".attachment")
+
     def button(self, name: str | re.Pattern[str]) -> Locator:
         return self.page.get_by_role("button", name=name, exact=isinstance(name, str))
 
@@ -121,6 +134,16 @@ class ChatPage:
     async def stop(self) -> None:
         await self.button("Stop").click()
 
+    async def attach(self, *files: FilePayload) -> None:
+        await self.page.get_by_label("Files to attach").set_input_files(files)
+
+    async def limit_upload(self, bytes_per_second: int | None) -> None:
+        """Have a slow line, or the usual one again."""
+        session = await self.page.context.new_cdp_session(self.page)
+        speed = -1 if bytes_per_second is None else bytes_per_second
+        conditions = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": speed}
+        await session.send("Network.emulateNetworkConditions", conditions)
+
     async def expect_status(self, *statuses: str) -> None:
         """Wait until the latest turn is in one of these."""
         await expect(self.latest).to_have_attribute("data-status", re.compile(f"^({'|'.join(statuses)})$"))
@@ -128,6 +151,9 @@ class ChatPage:
     async def expect_word(self, word: str) -> None:
         """Wait until it can be read under the latest answer."""
         await expect(self.status).to_contain_text(word)
+
+    async def expect_upload(self, name: str, state: Literal["pending", "ready", "failed"]) -> None:
+        await expect(self.upload(name)).to_have_attribute("data-state", state)
 
     async def expect_words(self, count: int) -> None:
         """Wait until the latest answer has at least that many."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 import pytest
-from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import expect
 
+from tests.browser.accessibility import expect_no_violation
 from tests.browser.chat_page import ChatPage
 from tests.support.deployment import Deployment
 
@@ -56,8 +56,3 @@ async def test_no_violation(product: Deployment, page: ChatPage, scheme: Literal
     await page.button("Keyboard shortcuts").click()
     await expect(page.page.get_by_role("dialog")).to_be_visible()
     await expect_no_violation(page)
-
-
-async def expect_no_violation(page: ChatPage) -> None:
-    results = await Axe().run(page.page)
-    assert results.violations_count == 0, results.generate_report()

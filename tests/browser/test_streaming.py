@@ -120,5 +120,5 @@ async def test_many_tabs_leave_room_for_requests(
     for tab, text in zip(tabs, texts, strict=True):
         await tab.expect_status("done")
         assert await tab.words() == text.split()
-    # Four places, and a question that is just being asked without one.
-    assert witness.most_streams <= 5
+    # Four places, one of which may just be changing hands, and a question that is being asked without one.
+    assert witness.most_streams <= 6
