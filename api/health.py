@@ -17,12 +17,14 @@ READINESS: Final = "/readyz"
 router = APIRouter(tags=["health"])
 
 
+@router.head(LIVENESS, include_in_schema=False)
 @router.get(LIVENESS)
 async def get_health() -> dict[str, str]:
     """The process runs."""
     return {"status": "ok"}
 
 
+@router.head(READINESS, include_in_schema=False)
 @router.get(READINESS, responses={503: {"description": "Some check failed"}})
 async def get_readiness(context: Context) -> Response:
     """The process can do its work: each check by name."""

@@ -30,7 +30,9 @@ class LoopbackOnly:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             headers = Headers(scope=scope)
-            if not _is_local(f"//{headers.get('host', '')}"):
+            host = headers.get("host")
+            # Every browser names a host; who names none is no page.
+            if host is not None and not _is_local(f"//{host}"):
                 raise ForbiddenError("In dev mode, only requests to this machine by its own name are answered")
             origin = headers.get("origin")
             if origin is not None and origin not in self._allow_origins and not _is_local(origin):
@@ -43,4 +45,7 @@ def _is_local(url: str) -> bool:
         host = urlsplit(url).hostname
     except ValueError:
         return False
-    return host is not None and (is_loopback(host) or host.endswith(_LOCAL_SUFFIX))
+    if host is None:
+        return False
+    name = host.removesuffix(".")
+    return is_loopback(name) or name.endswith(_LOCAL_SUFFIX)

@@ -53,15 +53,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return count
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("must be a number, 1 or more")
+    return int(text)
 
 
 def _turn(text: str) -> tuple[UUID, ...]:
     """The id of a turn, or those of its chat and request."""
-    ids = tuple(UUID(part) for part in text.split("/"))
-    if len(ids) > 2:
+    try:
+        ids = tuple(UUID(part) for part in text.split("/"))
+    except ValueError:
+        ids = ()
+    if not 1 <= len(ids) <= 2:
         raise argparse.ArgumentTypeError("neither an id nor CHAT/REQUEST")
     return ids

@@ -27,9 +27,9 @@ if interval > 0 then
   redis.call('SET', KEYS[1], text(full_at), 'PX', text(math.ceil((full_at - now) / 1000)))
 end
 
--- Nobody takes an ended turn out of the set: its log says that it has ended.
+-- Nobody takes an ended turn out of the set: its log says that it has ended. The answer of one who has too many.
 local function list_running()
-  local running = {}
+  local running = {'turns'}
   local members = redis.call('ZRANGE', KEYS[2], 0, -1, 'WITHSCORES')
   for index = 1, #members, 2 do
     local chat, request = string.match(members[index], '^(%S+) (%S+)')
@@ -53,7 +53,7 @@ local most_turns = ARGV[3] ~= '' and tonumber(ARGV[5]) or 0
 if most_turns > 0 and redis.call('ZCARD', KEYS[2]) >= most_turns then
   local running = list_running()
   if redis.call('ZCARD', KEYS[2]) >= most_turns then
-    return {'turns', unpack(running)}
+    return running
   end
 end
 

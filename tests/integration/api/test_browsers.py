@@ -111,7 +111,7 @@ async def test_a_stream_keeps_its_headers_and_may_be_resumed_across_origins(sett
         assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-LOCAL = ("localhost", "localhost:8080", "127.0.0.1:8080", "127.8.8.8", "[::1]:8080", "a.localhost")
+LOCAL = ("localhost", "localhost:8080", "127.0.0.1:8080", "127.8.8.8", "[::1]:8080", "a.localhost", "localhost.:8080")
 FOREIGN = ("evil.example", "evil.example:8080", "localhost.evil.example", "10.0.0.1", "", "[::1")
 
 

@@ -255,6 +255,13 @@ async def test_without_engines_the_process_lives_and_is_not_ready(settings: Sett
         assert (await client.get("/models")).status_code == 200
 
 
+async def test_health_may_be_asked_for_without_its_body(api: RunningApi) -> None:
+    async with api.client(base_path="") as root:
+        for path in ("/healthz", "/readyz"):
+            answer = await root.head(path)
+            assert (answer.status_code, answer.content) == (200, b"")
+
+
 async def test_readiness_ends_with_draining(api: RunningApi) -> None:
     async with api.client(base_path="") as root:
         assert (await root.get("/readyz")).json()["status"] == "ok"

@@ -132,6 +132,12 @@ def test_valkey_keeps_its_data_and_evicts_nothing() -> None:
     assert options["--maxmemory-policy"] == "noeviction"
 
 
+def test_uploads_are_put_down_on_a_disk() -> None:
+    """What is in a tmpfs counts as memory of the container."""
+    assert "/tmp" in SERVICES["api"]["volumes"]  # noqa: S108
+    assert SERVICES["api"]["tmpfs"] == []
+
+
 def test_there_are_connections_for_all_replicas() -> None:
     """Each process has its pool; what it opens beside it is a few."""
     replicas = sum(SERVICES[name]["deploy"]["replicas"] for name in ("api", "worker"))
@@ -153,7 +159,8 @@ def test_prometheus_scrapes_every_replica_of_every_process() -> None:
 
 
 def test_files_that_are_mounted_exist() -> None:
-    mounted = [volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", [])]
+    volumes = [volume for service in SERVICES.values() for volume in service.get("volumes", [])]
+    mounted = [source for source, target, *_ in (volume.partition(":")[::2] for volume in volumes) if target]
     files = [source for source in mounted if source.startswith("./")]
     assert files
     assert [source for source in files if not (ROOT / source).exists()] == []
