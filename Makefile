@@ -22,7 +22,7 @@ run: $(INSTALLED) $(PAGE) ## Start everything on this machine; Ctrl-C stops it
 page: $(PAGE) ## Build the chat page, if its source is newer
 
 test: $(INSTALLED) $(PAGE) ## Run all tests but those in a browser
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 	$(NPM) run --silent test
 
 test-browser: $(INSTALLED) $(PAGE) ## Run the tests of the page in Chromium, which must be installed

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.support.database import cloned_database, template_database
 from tests.support.engines import TestEngines
+
+TESTS = Path(__file__).parent
+
+LONGEST_FIRST = ("chaos", "e2e", "integration")
+"""Folders whose files are begun first, so that no long one runs alone at the end."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The order stays random within a folder."""
+    rank = {folder: place for place, folder in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.relative_to(TESTS).parts[0], len(rank)))
 
 
 @pytest.fixture(scope="session")

@@ -14,11 +14,12 @@ import yaml
 from tests.support.catalogs import PREMIUM, STANDARD
 from tests.support.deployment import Deployment, Process, deployment
 from tests.support.tokens import Caller
-from tests.support.turns import ToldTurn, ask, create_chat
+from tests.support.turns import ToldTurn, ask, create_chat, scripted
 from tests.support.waiting import wait_until
 
 RELOAD_SECS = 3.0
 """A hangup takes a tenth of a second; the rest is for a machine that is busy with other tests."""
+ANSWER = scripted(tokens=1, rate=0)
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ async def test_a_kill_switch_takes_effect_at_the_next_send(reloading: Deployment
         chat_id = await create_chat(client, model=PREMIUM)
 
         async def has_switched(expected: dict[str, Any]) -> bool:
-            return decision_of(await ask(client, "?", chat_id=chat_id)) == expected
+            return decision_of(await ask(client, ANSWER, chat_id=chat_id)) == expected
 
         assert await has_switched(ALLOWED)
         edit(reloading, policy_version=2, kill_switches={"disable_premium_tier": True})
@@ -84,5 +85,5 @@ async def test_a_hangup_reloads_api_and_worker_at_once(database_url: str, valkey
             process.popen.send_signal(signal.SIGHUP)
             await wait_until(partial(has_reloaded, process, 2), timeout=RELOAD_SECS)
         async with product.client(Caller()) as client:
-            turn = await ask(client, "?", chat_id=await create_chat(client, model=PREMIUM))
+            turn = await ask(client, ANSWER, chat_id=await create_chat(client, model=PREMIUM))
         assert decision_of(turn) == DOWNGRADED

@@ -85,7 +85,7 @@ import re
 from starlette.testclient import TestClient
 from api.main import create_app
 from shared.settings import load_settings
-client = TestClient(create_app(load_settings()))
+client = TestClient(create_app(load_settings()), base_url="http://localhost")
 page = client.get("/")
 assets = re.findall(r'(?:src|href)="[.]/(assets/[^"]+)"', page.text)
 print(page.status_code, {client.get(f"/{name}").status_code for name in assets}, len(assets))

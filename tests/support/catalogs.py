@@ -51,7 +51,7 @@ def acceptance_catalog(*, provider_port: int = 9) -> dict[str, Any]:
 
 def write_catalog(tree: dict[str, Any], folder: Path) -> Path:
     path = folder / "catalog.yaml"
-    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    path.write_text(yaml.dump(tree, Dumper=yaml.CSafeDumper), encoding="utf-8")
     return path
 
 
