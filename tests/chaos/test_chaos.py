@@ -10,7 +10,7 @@ from tests.chaos.driver import run_chaos
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_no_turn_is_lost_doubled_or_stuck(seed: int, capsys: pytest.CaptureFixture[str]) -> None:
-    report = await run_chaos(seed=seed, turns=24, clients=8, faults=6)
+    report = await run_chaos(seed=seed, turns=40, clients=8, faults=10)
     with capsys.disabled():
         print(f"\n{report}")
     assert not report.verdict.complaints, "\n".join(report.verdict.complaints)
