@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from shared.clock import SystemClock
+from shared.clock import Clock, SystemClock
 from shared.db.engine import Sessions, open_database
 from shared.db.measured import measure_statements
 from shared.events.log import EventLog
@@ -129,34 +129,16 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
         log = EventLog(valkey, settings)
         queue = TurnQueue(valkey, settings)
         leases = LeaseKeeper(sessions, owner=process_name(), lease=timedelta(seconds=settings.turns.lease_secs))
-        usage_sink = await stack.enter_async_context(open_sink(settings.usage_sink, clock=clock))
-        audit_sink = await stack.enter_async_context(open_sink(settings.audit_sink, clock=clock))
-        max_attempts = settings.outbox.max_attempts
-        handlers: list[Handler] = [
-            SinkHandler(USAGE_SNAPSHOT, usage_sink, max_attempts=max_attempts, metrics=metrics),
-            SinkHandler(AUDIT, audit_sink, max_attempts=max_attempts, metrics=metrics),
-        ]
-        if settings.thread_summary_worker.enabled:
-            handlers.append(
-                ThreadSummaryJob(
-                    settings=settings,
-                    sessions=sessions,
-                    providers=providers,
-                    catalog=catalog,
-                    clock=clock,
-                    metrics=metrics,
-                )
-            )
-        removal = Removal(storages, metrics)
-        cleanup = settings.cleanup_worker
-        if cleanup.enabled:
-            files = FileCleanup(sessions, removal, metrics, max_attempts=cleanup.max_attempts)
-            # The handlers end sooner when the provider fails; what else may fail has the tries of any message.
-            tries = max(max_attempts, cleanup.max_attempts)
-            handlers += [
-                ChatCleanup(sessions, files, removal, metrics, max_attempts=tries),
-                AttachmentCleanup(sessions, files, max_attempts=tries),
-            ]
+        handlers = await _open_outbox_handlers(
+            stack,
+            settings=settings,
+            sessions=sessions,
+            providers=providers,
+            storages=storages,
+            catalog=catalog,
+            clock=clock,
+            metrics=metrics,
+        )
         outbox = Delivery(
             settings=settings.outbox, sessions=sessions, metrics=metrics, owner=leases.owner, handlers=handlers
         )
@@ -229,7 +211,9 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             ),
             outbox=outbox,
             purge=Purge(settings, sessions),
-            reconciliation=Reconciliation(sessions, metrics, batch=cleanup.batch_size, wake_outbox=outbox.wake),
+            reconciliation=Reconciliation(
+                sessions, metrics, batch=settings.cleanup_worker.batch_size, wake_outbox=outbox.wake
+            ),
             storages=storages,
             stuck_uploads=StuckUploads(
                 sessions=sessions, storages=storages, failed=failed_attachments, queue=queue, metrics=metrics
@@ -246,3 +230,46 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             ),
             draining=draining,
         )
+
+
+async def _open_outbox_handlers(
+    stack: AsyncExitStack,
+    *,
+    settings: Settings,
+    sessions: Sessions,
+    providers: ProviderRegistry,
+    storages: ProviderStorages,
+    catalog: CatalogHolder,
+    clock: Clock,
+    metrics: Metrics,
+) -> list[Handler]:
+    """Who delivers the messages of each queue; those of a queue that is switched off wait."""
+    usage_sink = await stack.enter_async_context(open_sink(settings.usage_sink, clock=clock))
+    audit_sink = await stack.enter_async_context(open_sink(settings.audit_sink, clock=clock))
+    max_attempts = settings.outbox.max_attempts
+    handlers: list[Handler] = [
+        SinkHandler(USAGE_SNAPSHOT, usage_sink, max_attempts=max_attempts, metrics=metrics),
+        SinkHandler(AUDIT, audit_sink, max_attempts=max_attempts, metrics=metrics),
+    ]
+    if settings.thread_summary_worker.enabled:
+        handlers.append(
+            ThreadSummaryJob(
+                settings=settings,
+                sessions=sessions,
+                providers=providers,
+                catalog=catalog,
+                clock=clock,
+                metrics=metrics,
+            )
+        )
+    removal = Removal(storages, metrics)
+    cleanup = settings.cleanup_worker
+    if cleanup.enabled:
+        files = FileCleanup(sessions, removal, metrics, max_attempts=cleanup.max_attempts)
+        # The handlers end sooner when the provider fails; what else may fail has the tries of any message.
+        tries = max(max_attempts, cleanup.max_attempts)
+        handlers += [
+            ChatCleanup(sessions, files, removal, metrics, max_attempts=tries),
+            AttachmentCleanup(sessions, files, max_attempts=tries),
+        ]
+    return handlers
