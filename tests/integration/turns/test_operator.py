@@ -222,7 +222,7 @@ async def test_a_turn_that_would_fail_is_left_alone(
     [
         (["show", "x"], "ID|CHAT/REQUEST"),
         (["cancel"], "required"),
-        (["list", "--limit", "0"], "must be 1 or more"),
+        (["list", "--limit", "0"], "must be a number, 1 or more"),
         (["list", "--state", "lost"], "invalid choice"),
         (["list"], "database.url: not set"),
     ],
