@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import warnings
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 from uuid import UUID
 
@@ -38,6 +35,11 @@ from tests.support.uploads import (
 from tests.support.waiting import wait_until
 from worker.attachments.failed import FailedAttachments
 from worker.attachments.stuck import StuckUploads
+
+pytestmark = [
+    pytest.mark.usefixtures("what_the_dead_have_opened"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
 
 
 def upload(place: Place, content: bytes | AsyncIterator[bytes]) -> Coroutine[Any, Any, Attachment]:
@@ -180,15 +182,6 @@ async def test_killed_at_any_step_an_upload_is_ended_by_a_worker(place: Place, f
     await age_all(place)
     await stuck_uploads_of(place).run()
     await agree(place)
-
-
-@contextmanager
-def leaving_to_the_system_what_the_dead_have_opened() -> Iterator[None]:
-    """A process that dies closes nothing; here the collector does, and must not blame the test that comes next."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        yield
-        gc.collect()
 
 
 async def agree(place: Place) -> None:

@@ -20,6 +20,11 @@ from worker.attachments import index as index_module
 from worker.attachments.failed import FailedAttachments
 from worker.attachments.stuck import STUCK_LOCK, StuckUploads
 
+pytestmark = [
+    pytest.mark.usefixtures("what_the_dead_have_opened"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
 BOTH_STYLES = pytest.mark.parametrize("style", STYLES)
 NOT_YET = timedelta(minutes=14)
 TOO_LONG = timedelta(minutes=16)
