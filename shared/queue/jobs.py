@@ -46,9 +46,7 @@ class RunTurn:
 
     def to_kwargs(self) -> dict[str, str | int]:
         kwargs: dict[str, str | int] = {"turn_id": str(self.turn_id), "attempt": self.attempt, "reason": self.reason}
-        if self.traceparent is not None:
-            kwargs["traceparent"] = self.traceparent
-        return kwargs
+        return kwargs | _trace(self.traceparent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +70,7 @@ class IndexAttachment:
             "chat_id": str(self.chat_id),
             "attachment_id": str(self.attachment_id),
         }
-        if self.traceparent is not None:
-            kwargs["traceparent"] = self.traceparent
-        return kwargs
+        return kwargs | _trace(self.traceparent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +96,8 @@ class SummarizeDocument:
             "attachment_id": str(self.attachment_id),
             "system_request_id": str(self.system_request_id),
         }
-        if self.traceparent is not None:
-            kwargs["traceparent"] = self.traceparent
-        return kwargs
+        return kwargs | _trace(self.traceparent)
+
+
+def _trace(traceparent: str | None) -> dict[str, str]:
+    return {} if traceparent is None else {"traceparent": traceparent}

