@@ -8,12 +8,13 @@ from uuid import UUID
 
 import httpx
 import pytest
-from sqlalchemy import event, update
+from sqlalchemy import update
 
 from shared.messages.tables import Message
 from tests.integration.api.rows import StoredTurn, attach, react, store_attachment, store_turn
 from tests.support.api import RunningApi
 from tests.support.problems import assert_problem
+from tests.support.statements import noted_statements
 from tests.support.tokens import Caller
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -203,17 +204,8 @@ async def test_a_page_of_100_messages_takes_four_statements(
         turn = await store_turn(sessions, chat_id, ann, at=NOON + timedelta(minutes=number))
         await attach(sessions, turn.question, image, at=NOON)
         await react(sessions, turn.answer, ann, "like")
-    statements: list[str] = []
-
-    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        statements.append(statement)
-
-    engine = api.context.engine.sync_engine
-    event.listen(engine, "before_cursor_execute", note)
-    try:
+    with noted_statements(api.context.engine.sync_engine) as statements:
         items = (await messages(client, chat_id, limit=100))["items"]
-    finally:
-        event.remove(engine, "before_cursor_execute", note)
     assert len(items) == 100
     assert all(item["attachments"][0]["img_thumbnail"] for item in items[::2])
     assert {item["my_reaction"] for item in items[1::2]} == {"like"}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from sqlalchemy import Engine, event, select, text, update
+from sqlalchemy import select, text, update
 
 from shared.db.engine import Sessions
 from shared.errors import UnavailableError
@@ -29,6 +28,7 @@ from shared.quotas.tables import PolicySnapshot
 from shared.settings import CatalogSettings, ConfigurationError, Settings
 from tests.support.catalogs import PREMIUM, acceptance_catalog, write_catalog
 from tests.support.clock import HeldClock
+from tests.support.statements import noted_statements
 from tests.support.waiting import wait_until
 
 PREMIUM_OFF = {"kill_switches": {"disable_premium_tier": True}}
@@ -73,21 +73,6 @@ def is_in_force(source: Source, number: int) -> bool:
 
 def version(number: int, **changes: Any) -> Catalog:
     return Catalog.model_validate(acceptance_catalog() | {"policy_version": number} | changes)
-
-
-@contextmanager
-def counted_statements(sessions: Sessions) -> Iterator[list[str]]:
-    statements: list[str] = []
-
-    def count(_c: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
-        statements.append(statement)
-
-    engine: Engine = sessions.kw["bind"].sync_engine
-    event.listen(engine, "before_cursor_execute", count)
-    try:
-        yield statements
-    finally:
-        event.remove(engine, "before_cursor_execute", count)
 
 
 async def test_a_start_stores_the_policy_and_puts_it_in_force(settings: Settings, sessions: Sessions) -> None:
@@ -240,7 +225,7 @@ async def test_the_file_is_looked_at_by_the_clock_and_when_asked(settings: Setti
 
 async def test_a_snapshot_is_read_once(source: Source, sessions: Sessions) -> None:
     await store_snapshot(sessions, version(9, **PREMIUM_OFF), now=CLOCK.now())
-    with counted_statements(sessions) as statements:
+    with noted_statements(sessions.kw["bind"].sync_engine) as statements:
         assert await source.policies.snapshot(1) is source.holder.current
         assert not statements
         first = await source.policies.snapshot(9)
@@ -254,7 +239,7 @@ async def test_memory_for_snapshots_is_bounded(source: Source, sessions: Session
     for number in range(10, 11 + SNAPSHOTS_KEPT):
         await store_snapshot(sessions, version(number), now=CLOCK.now())
         await source.policies.snapshot(number)
-    with counted_statements(sessions) as statements:
+    with noted_statements(sessions.kw["bind"].sync_engine) as statements:
         assert (await source.policies.snapshot(10)).policy_version == 10
         assert statements
         assert (await source.policies.snapshot(1)).policy_version == 1

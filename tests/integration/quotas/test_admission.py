@@ -6,7 +6,6 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import event
 
 from api.turns.attached import check_attachments
 from shared.attachments.tables import ChatVectorStore
@@ -16,11 +15,11 @@ from shared.quotas.credits import CreditsOverflowError
 from shared.quotas.repository import QuotaRepository
 from shared.turns.errors import InvalidAttachmentError
 from shared.turns.lifecycle import Ending, TokenUsage
-from shared.turns.tables import Turn
 from tests.integration.api.rows import store_attachment
 from tests.integration.quotas.conftest import OpenLedger
 from tests.support.catalogs import DISABLED, NANO, PREMIUM, STANDARD, acceptance_catalog
 from tests.support.ledger import Ledger
+from tests.support.statements import noted_statements
 from tests.support.tokens import Caller
 
 IMAGE = {"attachment_kind": "image", "content_type": "image/png", "for_file_search": False, "size_bytes": 1_000}
@@ -253,18 +252,10 @@ async def test_what_the_locked_rows_say_counts(
 async def test_a_send_and_an_end_take_few_round_trips(ledger: Ledger, ann: Caller) -> None:
     """Statements between BEGIN and COMMIT: three for a send, three for an end with its answer; one read before."""
     chat_id = await ledger.new_chat(ann)
-    statements: list[str] = []
     engine = ledger.context.engine.sync_engine
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        statements.append(statement.split("(", maxsplit=1)[0])
-
-    event.listen(engine, "before_cursor_execute", note)
-    try:
-        turn: Turn = await ledger.send(ann, chat_id)
-        assert len(statements) == 1 + 3, statements
-        statements.clear()
+    with noted_statements(engine) as of_send:
+        turn = await ledger.send(ann, chat_id)
+    assert len(of_send) == 1 + 3, of_send
+    with noted_statements(engine) as of_end:
         await ledger.end(turn, Ending.completed(text="Hi", usage=TokenUsage(5, 5), response_id=str(new_uuid4())))
-        assert len(statements) == 3, statements
-    finally:
-        event.remove(engine, "before_cursor_execute", note)
+    assert len(of_end) == 3, of_end
