@@ -40,7 +40,9 @@ def text_bomb() -> bytes:
 
 
 @pytest.fixture
-async def make(tmp_path: Path) -> AsyncIterator[Make]:
+async def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
+    # However busy the machine is: what an image may cost is bounded by the processor's time too.
+    monkeypatch.setattr(thumbnails, "TIMEOUT_SECS", 60)
     files: list[BinaryIO] = []
 
     async def make_of(content: bytes, **settings: int) -> Thumbnail | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import pytest
@@ -104,12 +105,14 @@ async def test_an_unknown_script_is_told_from_other_errors() -> None:
         await reply
 
 
-async def test_an_overdue_reply_ends_the_connection_and_all_that_wait() -> None:
+async def test_an_overdue_reply_ends_the_connection_and_all_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any later reply could be anybody's."""
-    matcher, transport = connected(timeout_secs=0.05)
+    let_pass = held_time(monkeypatch)
+    matcher, transport = connected(timeout_secs=5)
     first = matcher.send(b"a")
-    await asyncio.sleep(0.04)
+    await let_pass(4)
     second = matcher.send(b"b")
+    await let_pass(2)
     for reply in (first, second):
         with pytest.raises(RedisTimeoutError):
             await reply
@@ -117,15 +120,31 @@ async def test_an_overdue_reply_ends_the_connection_and_all_that_wait() -> None:
     assert not matcher.is_open
 
 
-async def test_time_is_counted_from_each_command() -> None:
-    matcher, transport = connected(timeout_secs=0.15)
+async def test_time_is_counted_from_each_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_pass = held_time(monkeypatch)
+    matcher, transport = connected(timeout_secs=5)
     for _ in range(4):
         reply = matcher.send(b"a")
-        await asyncio.sleep(0.06)
+        await let_pass(2)
         matcher.data_received(OK)
         assert await reply == b"OK"
-    await asyncio.sleep(0.2)  # with nothing to wait for, nothing is overdue
+    await let_pass(6)  # with nothing to wait for, nothing is overdue
     assert not transport.is_aborted
+
+
+def held_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], Awaitable[None]]:
+    """The event loop's time stands still but for what the returned function lets pass."""
+    loop = asyncio.get_running_loop()
+    now = loop.time()
+    monkeypatch.setattr(loop, "time", lambda: now)
+
+    async def let_pass(secs: float) -> None:
+        nonlocal now
+        now += secs
+        for _ in range(3):  # a timer that is due runs in the round after the one that finds it
+            await asyncio.sleep(0)
+
+    return let_pass
 
 
 async def test_a_lost_connection_fails_what_waits_and_what_comes() -> None:
