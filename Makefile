@@ -10,6 +10,9 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit
 
 TURNS ?= 1000
 
+# Without it every process that a test starts would compile the product anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help run page test test-browser screenshots lint fmt types bench bench-quick chaos audit rules settings-docs lock clean
 
