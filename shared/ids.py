@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import uuid
+from datetime import datetime
 from typing import NewType
 
 import uuid_utils.compat
@@ -30,3 +31,11 @@ def process_name() -> str:
 
 def new_uuid7() -> uuid.UUID:
     return uuid_utils.compat.uuid7()
+
+
+def first_uuid7(at: datetime) -> uuid.UUID:
+    """Not greater than any UUIDv7 made since then.
+
+    Source: https://www.rfc-editor.org/rfc/rfc9562#section-5.7
+    """
+    return uuid.UUID(int=int(at.timestamp() * 1000) << 80)

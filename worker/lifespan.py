@@ -129,12 +129,15 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
         log = EventLog(valkey, settings)
         queue = TurnQueue(valkey, settings)
         leases = LeaseKeeper(sessions, owner=process_name(), lease=timedelta(seconds=settings.turns.lease_secs))
+        files = FileCleanup(
+            sessions, Removal(storages, metrics), metrics, max_attempts=settings.cleanup_worker.max_attempts
+        )
         handlers = await _open_outbox_handlers(
             stack,
             settings=settings,
             sessions=sessions,
             providers=providers,
-            storages=storages,
+            files=files,
             catalog=catalog,
             clock=clock,
             metrics=metrics,
@@ -159,7 +162,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             metrics=metrics,
             quota_warnings=QuotaWarnings(settings, sessions, policies, clock),
         )
-        failed_attachments = FailedAttachments(sessions, storages)
+        failed_attachments = FailedAttachments(sessions, files)
         summarizer = DocumentSummarizer(
             settings=settings,
             sessions=sessions,
@@ -169,13 +172,14 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             clock=clock,
             metrics=metrics,
         )
+        summarize = summarizer.schedule if settings.doc_summary.enabled else None
         indexer = Indexer(
             sessions=sessions,
             storages=storages,
             clock=clock,
             metrics=metrics,
             failed=failed_attachments,
-            on_ready=summarizer.schedule if settings.doc_summary.enabled else None,
+            on_ready=summarize,
         )
         yield WorkerContext(
             settings=settings,
@@ -216,7 +220,13 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
             ),
             storages=storages,
             stuck_uploads=StuckUploads(
-                sessions=sessions, storages=storages, failed=failed_attachments, queue=queue, metrics=metrics
+                sessions=sessions,
+                storages=storages,
+                failed=failed_attachments,
+                queue=queue,
+                metrics=metrics,
+                clock=clock,
+                summarize=summarize,
             ),
             signal_valkey=signal_valkey,
             metrics=metrics,
@@ -238,7 +248,7 @@ async def _open_outbox_handlers(
     settings: Settings,
     sessions: Sessions,
     providers: ProviderRegistry,
-    storages: ProviderStorages,
+    files: FileCleanup,
     catalog: CatalogHolder,
     clock: Clock,
     metrics: Metrics,
@@ -262,14 +272,11 @@ async def _open_outbox_handlers(
                 metrics=metrics,
             )
         )
-    removal = Removal(storages, metrics)
-    cleanup = settings.cleanup_worker
-    if cleanup.enabled:
-        files = FileCleanup(sessions, removal, metrics, max_attempts=cleanup.max_attempts)
+    if settings.cleanup_worker.enabled:
         # The handlers end sooner when the provider fails; what else may fail has the tries of any message.
-        tries = max(max_attempts, cleanup.max_attempts)
+        tries = max(max_attempts, files.max_attempts)
         handlers += [
-            ChatCleanup(sessions, files, removal, metrics, max_attempts=tries),
+            ChatCleanup(sessions, files, files.removal, metrics, max_attempts=tries),
             AttachmentCleanup(sessions, files, max_attempts=tries),
         ]
     return handlers

@@ -18,12 +18,16 @@ from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shared.attachments.tables import Attachment
-from shared.ids import ChatId, TenantId
+from shared.ids import ChatId, TenantId, first_uuid7
 
 TIMEOUT: Final = timedelta(minutes=15)
 """Of an upload, and of what comes after it."""
 GRACE: Final = timedelta(minutes=1)
 """How long whoever has a row in hand is left alone with it; two at a time do no harm."""
+SUMMARY_GRACE: Final = timedelta(minutes=5)
+"""The same of a document's summary, which a model writes."""
+_LONGEST_WAY: Final = 4 * TIMEOUT
+"""From an attachment's row to where its summary is given up: the upload, the indexing, the summary, some to spare."""
 
 IndexingErrorCode = Literal["vector_store_failed", "indexing_failed"]
 
@@ -63,39 +67,36 @@ class IndexingRepository:
             status="failed",
             error_code="upload_failed",
             cleanup_status=func.coalesce(Attachment.cleanup_status, "done"),
+            cleanup_updated_at=_now(),
         )
 
     async def note_removed(self, attachment: Attachment) -> None:
         """Nothing of the failed attachment is left at the provider."""
-        await self._move(attachment, Attachment.cleanup_status.is_(None), from_status="failed", cleanup_status="done")
+        is_open = Attachment.cleanup_status.is_(None)
+        await self._move(attachment, is_open, from_status="failed", cleanup_status="done", cleanup_updated_at=_now())
 
-    async def list_never_uploaded(self, *, limit: int) -> Sequence[Attachment]:
+    async def claim_never_uploaded(self, *, limit: int) -> Sequence[Attachment]:
         """Uploads that do not end, deleted ones included: the provider may have their file without our knowing."""
-        return await self._list(Attachment.status == "pending", Attachment.created_at < _ago(TIMEOUT), limit=limit)
+        return await self._claim(Attachment.status == "pending", Attachment.created_at < _ago(TIMEOUT), limit=limit)
 
-    async def list_unsearched(self, *, limit: int) -> Sequence[Attachment]:
+    async def claim_unsearched(self, *, limit: int) -> Sequence[Attachment]:
         """Failed uploads whose file the provider may have although its answer did not come.
 
         Of those that are deleted, and whose cleanup knew of no file, the recent ones: they are searched for once or
         twice more, as nothing notes that they were.
         """
-        return await self._list(
-            or_(_is_live, and_(Attachment.cleanup_status == "done", Attachment.updated_at > _ago(TIMEOUT))),
+        return await self._claim(
+            or_(_is_live, and_(Attachment.cleanup_status == "done", Attachment.cleanup_updated_at > _ago(TIMEOUT))),
             Attachment.status == "failed",
             Attachment.error_code == "upload_failed",
             Attachment.provider_file_id.is_(None),
-            Attachment.updated_at < _ago(GRACE),
             limit=limit,
         )
 
-    async def list_unremoved(self, *, limit: int) -> Sequence[Attachment]:
+    async def claim_unremoved(self, *, limit: int) -> Sequence[Attachment]:
         """Failed ones whose file the provider may still have."""
-        return await self._list(
-            _is_live,
-            Attachment.status == "failed",
-            Attachment.provider_file_id.is_not(None),
-            Attachment.updated_at < _ago(GRACE),
-            limit=limit,
+        return await self._claim(
+            _is_live, Attachment.status == "failed", Attachment.provider_file_id.is_not(None), limit=limit
         )
 
     async def list_unindexed(self, *, limit: int) -> Sequence[Attachment]:
@@ -107,6 +108,26 @@ class IndexingRepository:
         """Uploaded for too long."""
         return await self._list(_is_waiting, Attachment.updated_at < _ago(TIMEOUT), limit=limit)
 
+    async def list_unsummarized(self, *, now: datetime, limit: int) -> Sequence[Attachment]:
+        """Documents that have been ready for some time, though not for too long, and whose summary nobody has tried to
+        write in vain.
+
+        Args:
+            now: roughly. The ids tell when attachments were made, and are the index that keeps this off old ones.
+        """
+        since = Attachment.updated_at
+        return await self._list(
+            _is_live,
+            Attachment.id >= first_uuid7(now - _LONGEST_WAY),
+            Attachment.status == "ready",
+            Attachment.for_file_search.is_(True),
+            Attachment.doc_summary.is_(None),
+            Attachment.summary_model.is_(None),
+            since < _ago(SUMMARY_GRACE),
+            since >= _ago(TIMEOUT),
+            limit=limit,
+        )
+
     async def _move(
         self, attachment: Attachment, *conditions: ColumnElement[bool], from_status: str, **values: object
     ) -> bool:
@@ -115,6 +136,19 @@ class IndexingRepository:
         )
         moved = statement.values(updated_at=_now(), **values).returning(Attachment.id)
         return await self._session.scalar(moved.execution_options(synchronize_session=False)) is not None
+
+    async def _claim(self, *conditions: ColumnElement[bool], limit: int) -> Sequence[Attachment]:
+        """Of those that nobody has had in hand of late; whoever asks next is not given them until `GRACE` is over."""
+        free = (
+            select(Attachment.id)
+            .where(*conditions, Attachment.updated_at < _ago(GRACE))
+            .order_by(Attachment.updated_at)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+            .cte()
+        )
+        claimed = update(Attachment).where(Attachment.id == free.c.id).values(updated_at=_now()).returning(Attachment)
+        return (await self._session.scalars(claimed.execution_options(synchronize_session=False))).all()
 
     async def _list(self, *conditions: ColumnElement[bool], limit: int) -> Sequence[Attachment]:
         statement = select(Attachment).where(*conditions).order_by(Attachment.updated_at).limit(limit)

@@ -75,7 +75,7 @@ class IndexAttachment:
 
 @dataclass(frozen=True, slots=True)
 class SummarizeDocument:
-    """Write what a searchable document says. `system_request_id` names the summary for as long as it is tried."""
+    """Write what a searchable document says. `system_request_id` names the summary, however often it is asked for."""
 
     name: ClassVar[str] = SUMMARIZE_DOCUMENT
 

@@ -10,6 +10,7 @@ import asyncpg
 import httpx
 import psutil
 
+from shared.clock import SystemClock
 from shared.db.engine import open_database
 from shared.metrics import Metrics
 from shared.model_catalog.source import load_catalog
@@ -26,6 +27,8 @@ from tests.support.uploads import MIB, attachments_path, body, chunked, image, p
 from tests.support.waiting import wait_until
 from worker.attachments.failed import FailedAttachments
 from worker.attachments.stuck import StuckUploads
+from worker.cleanup.files import FileCleanup
+from worker.cleanup.removal import Removal
 
 FILE_BYTES = 25 * MIB
 PIECES = 100
@@ -137,7 +140,11 @@ async def test_what_a_killed_api_was_at_is_ended_by_a_worker(
                 await wait_until(are_on_their_way)
                 process.kill()
     assert await statuses_in(database, chat_id) == ["pending"] * 2
-    aged = "UPDATE attachments SET created_at = created_at - interval '16 minutes' WHERE chat_id = $1"
+    aged = """
+        UPDATE attachments
+        SET created_at = created_at - interval '16 minutes', updated_at = updated_at - interval '16 minutes'
+        WHERE chat_id = $1
+    """
     await database.execute(aged, UUID(chat_id))
     await run_stuck_uploads(product)
     assert await statuses_in(database, chat_id) == ["failed"] * 2
@@ -161,13 +168,14 @@ async def run_stuck_uploads(product: Deployment) -> None:
     storages = ProviderStorages(clients, metrics)
     try:
         async with open_database(settings.database) as (_, sessions), open_valkey(settings.redis) as valkey:
-            failed = FailedAttachments(sessions, storages)
+            files = FileCleanup(sessions, Removal(storages, metrics), metrics, max_attempts=5)
             await StuckUploads(
                 sessions=sessions,
                 storages=storages,
-                failed=failed,
+                failed=FailedAttachments(sessions, files),
                 queue=TurnQueue(valkey, settings),
                 metrics=metrics,
+                clock=SystemClock(),
             ).run()
     finally:
         await clients.aclose()

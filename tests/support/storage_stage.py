@@ -28,6 +28,8 @@ from shared.providers.storage import DOCUMENT_PURPOSE, ProviderStorage, Provider
 from shared.queue.jobs import IndexAttachment
 from worker.attachments.failed import FailedAttachments
 from worker.attachments.index import Indexer
+from worker.cleanup.files import FileCleanup
+from worker.cleanup.removal import Removal
 
 Style = Literal["openai", "azure"]
 STYLES: Sequence[Style] = ("openai", "azure")
@@ -51,6 +53,11 @@ class StorageStage:
     def storage(self, style: Style = "openai") -> ProviderStorage:
         return self.storages.of_provider(style, self.tenant_id)
 
+    @property
+    def failed(self) -> FailedAttachments:
+        removal = Removal(self.storages, self.metrics)
+        return FailedAttachments(self.sessions, FileCleanup(self.sessions, removal, self.metrics, max_attempts=5))
+
     def indexer(self) -> Indexer:
         """As a worker of its own would have it, but without long pauses."""
         return Indexer(
@@ -58,7 +65,7 @@ class StorageStage:
             storages=self.storages,
             clock=SystemClock(),
             metrics=self.metrics,
-            failed=FailedAttachments(self.sessions, self.storages),
+            failed=self.failed,
             first_pause_secs=0.01,
         )
 

@@ -5,20 +5,25 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+from shared.attachments.cleanup import CleanupRepository
 from shared.attachments.indexing import IndexingErrorCode, IndexingRepository
 from shared.attachments.tables import Attachment
-from shared.attachments.vector_stores import VectorStoreRepository
 from shared.db.engine import Sessions
 from shared.ids import ChatId, TenantId
-from shared.providers.storage import ProviderStorages, StorageError
+from shared.providers.storage import StorageError
+from worker.cleanup.files import FileCleanup
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class FailedAttachments:
+    """A provider that fails now is often why they have failed: unlike those of a deletion, the tries to remove their
+    files are not counted, and never given up.
+    """
+
     sessions: Sessions
-    storages: ProviderStorages
+    files: FileCleanup
 
     async def fail(self, attachment: Attachment, code: IndexingErrorCode) -> bool:
         """End a live, uploaded attachment as failed and delete its file; False if it has come to another end.
@@ -44,15 +49,9 @@ class FailedAttachments:
         Raises:
             StorageError: something may be left.
         """
-        file_id = attachment.provider_file_id
-        if file_id is not None:
-            async with self.sessions() as session:
-                store = await VectorStoreRepository(session).find(
-                    ChatId(attachment.chat_id), tenant_id=TenantId(attachment.tenant_id)
-                )
-            storage = self.storages.of_backend(attachment.storage_backend, attachment.tenant_id)
-            if store is not None and store.vector_store_id is not None and store.provider == storage.backend:
-                await storage.remove_file(store.vector_store_id, file_id)
-            await storage.delete_file(file_id)
-        async with self.sessions.begin() as session:
-            await IndexingRepository(session).note_removed(attachment)
+        async with self.sessions() as session:
+            found = await CleanupRepository(session).find_attachment(
+                attachment.id, chat_id=ChatId(attachment.chat_id), tenant_id=TenantId(attachment.tenant_id)
+            )
+        if found is not None:
+            await self.files.remove_or_raise(found.file, vector_store_id=found.vector_store_id)

@@ -4,15 +4,17 @@
     uploaded for a minute   their indexing is asked for once more
     uploaded for long       they have failed
     failed with a file      it is deleted; after a failed upload it is searched for by its name
+    ready for some minutes  their summary, if documents have one, is asked for once more
 
-One worker at a time, by an advisory lock that is held for the pass; nothing depends on it, it spares the provider.
+Workers claim what they ask providers about, a minute long and without holding a transaction over it; nothing depends on
+that, it spares the provider.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,7 +22,7 @@ from typing import Final
 
 from shared.attachments.indexing import IndexingRepository
 from shared.attachments.tables import Attachment
-from shared.db.alone import alone
+from shared.clock import Clock
 from shared.db.engine import Sessions
 from shared.metrics import Metrics
 from shared.providers.storage import DOCUMENT_PURPOSE, ProviderStorage, ProviderStorages, StorageError
@@ -33,8 +35,6 @@ logger = logging.getLogger(__name__)
 STUCK_INTERVAL: Final = timedelta(minutes=5)
 BATCH: Final = 100
 """Of each kind in one pass."""
-# Any number will do, if it is ours.
-STUCK_LOCK: Final = 7_243_910
 
 
 @dataclass(frozen=True)
@@ -44,24 +44,44 @@ class StuckUploads:
     failed: FailedAttachments
     queue: TurnQueue
     metrics: Metrics
+    clock: Clock
+    summarize: Callable[[Attachment], Awaitable[None]] | None = None
+    """Has a searchable document summarized; None if documents get no summaries."""
 
     async def run(self) -> None:
-        """One pass, unless another process is at it. Raises what the database and Valkey raise."""
-        async with alone(self.sessions, STUCK_LOCK) as session:
-            if session is None:
-                return
+        """One pass; any number of processes may be at it. Raises what the database and Valkey raise."""
+        async with self.sessions.begin() as session:
             stuck = IndexingRepository(session)
-            await self._search(
-                [*await stuck.list_never_uploaded(limit=BATCH), *await stuck.list_unsearched(limit=BATCH)]
-            )
-            for attachment in await stuck.list_unremoved(limit=BATCH):
-                with _logging_failures("a failed attachment's file cannot be deleted"):
-                    await self.failed.remove_file(attachment)
-            for attachment in await stuck.list_overdue(limit=BATCH):
-                if await self.failed.fail(attachment, "indexing_failed"):
-                    self.metrics.attachment_index.labels(result="failed").inc()
-            for attachment in await stuck.list_unindexed(limit=BATCH):
-                await self.queue.enqueue(IndexAttachment(attachment.tenant_id, attachment.chat_id, attachment.id))
+            never_uploaded = await stuck.claim_never_uploaded(limit=BATCH)
+            unsearched = await stuck.claim_unsearched(limit=BATCH)
+        await self._search([*never_uploaded, *unsearched])
+        await self._remove()
+        await self._index()
+        if self.summarize is not None:
+            await self._summarize(self.summarize)
+
+    async def _remove(self) -> None:
+        async with self.sessions.begin() as session:
+            unremoved = await IndexingRepository(session).claim_unremoved(limit=BATCH)
+        for attachment in unremoved:
+            with _logging_failures("a failed attachment's file cannot be deleted"):
+                await self.failed.remove_file(attachment)
+
+    async def _index(self) -> None:
+        async with self.sessions() as session:
+            stuck = IndexingRepository(session)
+            overdue, unindexed = await stuck.list_overdue(limit=BATCH), await stuck.list_unindexed(limit=BATCH)
+        for attachment in overdue:
+            if await self.failed.fail(attachment, "indexing_failed"):
+                self.metrics.attachment_index.labels(result="failed").inc()
+        for attachment in unindexed:
+            await self.queue.enqueue(IndexAttachment(attachment.tenant_id, attachment.chat_id, attachment.id))
+
+    async def _summarize(self, summarize: Callable[[Attachment], Awaitable[None]]) -> None:
+        async with self.sessions() as session:
+            unsummarized = await IndexingRepository(session).list_unsummarized(now=self.clock.now(), limit=BATCH)
+        for attachment in unsummarized:
+            await summarize(attachment)
 
     async def _search(self, attachments: Iterable[Attachment]) -> None:
         """Look for the files of attachments that know of none: one list for all that are of one purpose."""

@@ -2,7 +2,8 @@
 
 The model reads the document by file search in the chat's vector store, so it must be one that can, at the provider that
 has the file. The commit is a compare-and-set: however often the job comes, a document gets one summary, and one usage
-event tells of it. Off unless `doc_summary.enabled`; a document whose summary fails goes without one.
+event tells of it. Off unless `doc_summary.enabled`. A document whose summary fails goes without one, and its row names
+the model all the same; one whose job was lost is found by `StuckUploads`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from sqlalchemy import ColumnElement, and_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -23,7 +24,6 @@ from shared.chats.tables import Chat
 from shared.clock import Clock
 from shared.db.engine import Sessions
 from shared.db.transaction import run_transaction
-from shared.ids import new_uuid4
 from shared.logs import log_fields
 from shared.metrics import Metrics
 from shared.model_catalog.catalog import Catalog, CatalogModel
@@ -96,18 +96,18 @@ class DocumentSummarizer:
     """Before the second try."""
 
     async def schedule(self, attachment: Attachment) -> None:
-        """Have a document that has just become ready summarized. Without Valkey it goes without."""
+        """Have a document that is ready summarized. Without Valkey it is left to `StuckUploads`."""
         job = SummarizeDocument(
             attachment.tenant_id,
             attachment.chat_id,
             attachment.id,
-            system_request_id=new_uuid4(),
+            system_request_id=uuid5(attachment.id, "doc_summary"),
             traceparent=current_traceparent(),
         )
         try:
             await self.queue.enqueue(job)
         except REDIS_FAILURE as error:
-            logger.warning("a document will not be summarized: %r", error)
+            logger.warning("a document is not summarized yet: %r", error)
 
     async def summarize(self, job: SummarizeDocument) -> None:
         """Give the document its summary, unless it has one, is gone, or no model can read it."""
@@ -122,6 +122,7 @@ class DocumentSummarizer:
             return
         text, usage = await self._ask(_generation(job, task, model, catalog))
         if not text:
+            await self._note_failure(job, model)
             return
         is_committed = await run_transaction(
             self.sessions, lambda session: self._commit(session, job, model, text, usage)
@@ -147,6 +148,11 @@ class DocumentSummarizer:
             if tries_left:
                 await asyncio.sleep(next(pauses))
         return "", None
+
+    async def _note_failure(self, job: SummarizeDocument, model: CatalogModel) -> None:
+        """So that nobody takes the job for a lost one."""
+        async with self.sessions.begin() as session:
+            await session.execute(update(Attachment).where(_wants_summary(job)).values(summary_model=model.id))
 
     async def _commit(
         self, session: AsyncSession, job: SummarizeDocument, model: CatalogModel, text: str, usage: TokenUsage | None

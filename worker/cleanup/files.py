@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FileCleanup:
-    """Removes files on behalf of the cleanups of chats and of attachments, and counts their failures."""
+    """Removes files on behalf of whoever has no more use for them."""
 
     sessions: Sessions
     removal: Removal
@@ -24,20 +24,27 @@ class FileCleanup:
     max_attempts: int
 
     async def remove(self, file: FileToRemove, *, vector_store_id: str | None = None) -> str:
-        """Its `cleanup_status` after this try: `done`, `pending` for another try, or `failed`.
-
-        No row lock is held while the provider is asked. A worker that dies in between leaves the row `pending`, and
-        the next try finds nothing at the provider.
-        """
+        """Its `cleanup_status` after this try: `done`, `pending` for another try, or `failed`: failures are counted."""
         try:
-            await self.removal.remove_file(file, vector_store_id=vector_store_id)
+            await self.remove_or_raise(file, vector_store_id=vector_store_id)
         except StorageError as error:
             return await self._count_failure(file, error)
+        return "done"
+
+    async def remove_or_raise(self, file: FileToRemove, *, vector_store_id: str | None = None) -> None:
+        """Remove it, and note that.
+
+        No row lock is held while the provider is asked. A worker that dies in between leaves the row as it is, and the
+        next try finds nothing at the provider.
+
+        Raises:
+            StorageError: something may be left; nothing notes that.
+        """
+        await self.removal.remove_file(file, vector_store_id=vector_store_id)
         async with self.sessions.begin() as session:
             is_mine = await CleanupRepository(session).mark_done(file)
         if is_mine and file.provider_file_id is not None:
             self.metrics.cleanup_completed.labels(resource_type="file").inc()
-        return "done"
 
     async def _count_failure(self, file: FileToRemove, error: StorageError) -> str:
         async with self.sessions.begin() as session:

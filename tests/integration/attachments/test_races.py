@@ -35,6 +35,8 @@ from tests.support.uploads import (
 from tests.support.waiting import wait_until
 from worker.attachments.failed import FailedAttachments
 from worker.attachments.stuck import StuckUploads
+from worker.cleanup.files import FileCleanup
+from worker.cleanup.removal import Removal
 
 pytestmark = [
     pytest.mark.usefixtures("what_the_dead_have_opened"),
@@ -197,12 +199,15 @@ async def agree(place: Place) -> None:
 
 def stuck_uploads_of(place: Place) -> StuckUploads:
     context = place.api.context
+    removal = Removal(context.storages, context.metrics)
+    files = FileCleanup(context.sessions, removal, context.metrics, max_attempts=5)
     return StuckUploads(
         sessions=context.sessions,
         storages=context.storages,
-        failed=FailedAttachments(context.sessions, context.storages),
+        failed=FailedAttachments(context.sessions, files),
         queue=context.queue,
         metrics=context.metrics,
+        clock=context.clock,
     )
 
 
@@ -210,4 +215,6 @@ async def age_all(place: Place) -> None:
     """Make uploads as old as they are when workers look for them."""
     async with place.api.context.sessions.begin() as session:
         old = func.now() - func.make_interval(0, 0, 0, 0, 0, 16)
-        await session.execute(update(Attachment).where(Attachment.status == "pending").values(created_at=old))
+        await session.execute(
+            update(Attachment).where(Attachment.status == "pending").values(created_at=old, updated_at=old)
+        )

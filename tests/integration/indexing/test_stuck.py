@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -10,15 +11,16 @@ import pytest
 from sqlalchemy import func, text
 
 from shared.attachments.tables import Attachment
+from shared.clock import SystemClock
 from shared.providers.storage import ProviderStorage
 from shared.queue.queue import TurnQueue
 from shared.settings import RedisSettings, Settings
 from shared.valkey.client import open_valkey
 from tests.support.killing import KilledAt, KilledError
 from tests.support.storage_stage import STYLES, StorageStage, Style, job_of
+from tests.support.waiting import wait_until
 from worker.attachments import index as index_module
-from worker.attachments.failed import FailedAttachments
-from worker.attachments.stuck import STUCK_LOCK, StuckUploads
+from worker.attachments.stuck import StuckUploads
 
 pytestmark = [
     pytest.mark.usefixtures("what_the_dead_have_opened"),
@@ -43,9 +45,10 @@ def stuck(stage: StorageStage, queue: TurnQueue) -> StuckUploads:
     return StuckUploads(
         sessions=stage.sessions,
         storages=stage.storages,
-        failed=FailedAttachments(stage.sessions, stage.storages),
+        failed=stage.failed,
         queue=queue,
         metrics=stage.metrics,
+        clock=SystemClock(),
     )
 
 
@@ -85,6 +88,7 @@ async def test_an_upload_is_left_alone_while_its_provider_cannot_be_searched(
     await stage.script(storage="file_list", http_status=500)
     await stuck.run()
     assert await end_of(stage, dead) == ("pending", None)
+    await stage.change(dead, updated_at=func.now() - A_MOMENT)
     await stuck.run()
     assert await end_of(stage, dead) == ("failed", "upload_failed")
     assert await end_of(stage, gone) == ("pending", None)
@@ -108,9 +112,10 @@ async def test_a_failed_upload_that_is_deleted_before_the_search_is_searched_for
     """Its own cleanup knew of no file. Nothing notes the search, so it ends with the time that a file may need."""
     chat_id = await stage.new_chat()
     lost = await stage.uploaded(chat_id, age=A_MOMENT, status="failed", error_code="upload_failed")
-    await stage.change(lost, provider_file_id=None, deleted_at=func.now(), cleanup_status="done")
+    deletion: dict[str, Any] = {"provider_file_id": None, "deleted_at": func.now(), "cleanup_status": "done"}
+    await stage.change(lost, **deletion, cleanup_updated_at=func.now() - A_MOMENT)
     long_ago = await stage.uploaded(chat_id, age=TOO_LONG, status="failed", error_code="upload_failed")
-    await stage.change(long_ago, provider_file_id=None, deleted_at=func.now(), cleanup_status="done")
+    await stage.change(long_ago, **deletion, cleanup_updated_at=func.now() - TOO_LONG)
     await stuck.run()
     assert [str(long_ago.id) in file["filename"] for file in (await stage.held())[0]] == [True]
     assert (await stage.now(lost)).cleanup_status == "done"
@@ -120,7 +125,7 @@ async def test_what_a_failed_attachment_has_left_is_removed_later(stage: Storage
     """The provider was away when it failed."""
     attachment = await stage.uploaded(await stage.new_chat())
     await stage.script(storage="vector_store_add", http_status=500, times=3, has_effect=True)
-    await stage.script(storage="any", http_status=500, every=5, times=None)
+    await stage.script(storage="vector_store_remove", http_status=500, times=None)
     await stage.indexer().index(job_of(attachment))
     assert (await stage.now(attachment)).cleanup_status is None
     await stage.forget_scripts()
@@ -155,14 +160,51 @@ async def test_an_upload_that_is_never_indexed_fails(stage: StorageStage, stuck:
     assert (await stage.held())[0] == []
 
 
-async def test_one_worker_at_a_time_looks_for_stuck_uploads(stage: StorageStage, stuck: StuckUploads) -> None:
-    overdue = await stage.uploaded(await stage.new_chat(), age=TOO_LONG)
-    async with stage.sessions.begin() as other:
-        await other.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": STUCK_LOCK})
-        await stuck.run()
-        assert (await stage.now(overdue)).status == "uploaded"
+async def test_workers_who_look_at_the_same_time_ask_the_provider_once(
+    stage: StorageStage, stuck: StuckUploads
+) -> None:
+    """And none holds a transaction while the provider takes its time."""
+    chat_id = await stage.new_chat()
+    dead = await stage.uploaded(chat_id, age=TOO_LONG, status="pending")
+    await stage.change(dead, provider_file_id=None)
+    failed = await stage.uploaded(chat_id, age=A_MOMENT, status="failed", error_code="indexing_failed")
+    await stage.script(storage="file_list", delay_ms=500, times=None)
+    await stage.script(storage="file_delete", delay_ms=500, times=None)
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(3):
+            tasks.create_task(stuck.run())
+        await wait_until(lambda: stage.calls("GET", "/files"))
+        await wait_until(lambda: has_no_open_transaction(stage))
+        assert await end_of(stage, dead) == ("pending", None)
+        await wait_until(lambda: stage.calls("DELETE", f"/files/{failed.provider_file_id}"))
+        await wait_until(lambda: has_no_open_transaction(stage))
+        assert (await stage.now(failed)).cleanup_status is None
+    assert await stage.calls("GET", "/files") == 1
+    assert await stage.calls("DELETE", "/files/[^/]+") == 2
+    assert await end_of(stage, dead) == ("failed", "upload_failed")
+    assert (await stage.now(failed)).cleanup_status == "done"
+
+
+async def has_no_open_transaction(stage: StorageStage) -> bool:
+    """Whether none waits for its process to go on."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'"
+    async with stage.sessions() as session:
+        return not await session.scalar(text(waiting))
+
+
+async def test_who_dies_over_what_it_has_claimed_is_followed_by_another(
+    stage: StorageStage, stuck: StuckUploads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = await stage.uploaded(await stage.new_chat(), age=A_MOMENT, status="failed", error_code="indexing_failed")
+    with monkeypatch.context() as dying:
+        _kill(dying, stage.storage(), "delete_file", "before")
+        with pytest.raises(KilledError):
+            await stuck.run()
     await stuck.run()
-    assert (await stage.now(overdue)).status == "failed"
+    assert (await stage.now(failed)).cleanup_status is None
+    await stage.change(failed, updated_at=func.now() - A_MOMENT)
+    await stuck.run()
+    assert (await stage.now(failed)).cleanup_status == "done"
 
 
 KILLED_IN = {

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 from sqlalchemy import func, select
 
 from shared.attachments.tables import Attachment
 from shared.clock import SystemClock
+from shared.ids import first_uuid7
 from shared.outbox.tables import OutboxMessage
 from shared.providers.client import ProviderClients
 from shared.queue.jobs import SummarizeDocument
@@ -22,11 +26,13 @@ from tests.support.catalogs import NANO, PREMIUM, STANDARD, acceptance_catalog
 from tests.support.conversations import Answer, AnsweringProvider, OneProvider
 from tests.support.finalizers import catalog_in_force
 from tests.support.storage_stage import StorageStage, job_of
+from worker.attachments.stuck import StuckUploads
 from worker.attachments.summarize import DocumentSummarizer
 from worker.providers.base import ProviderError
 from worker.providers.registry import ProviderRegistry
 
 FAILED = ProviderError("provider_error", "no")
+SOME_TIME = timedelta(minutes=6)
 
 
 @pytest.fixture
@@ -215,3 +221,78 @@ async def test_without_file_search_nothing_is_asked(stage: StorageStage, queue: 
     summarizer, provider = answering(stage, queue, "A note.", tree=tree)
     await summarizer.summarize(await scheduled(summarizer, attachment))
     assert (provider.requests, counted(stage, "skipped")) == ([], 1)
+
+
+@pytest.fixture
+def summarizer(stage: StorageStage, queue: TurnQueue) -> DocumentSummarizer:
+    return answering(stage, queue, FAILED)[0]
+
+
+@pytest.fixture
+def stuck(stage: StorageStage, summarizer: DocumentSummarizer) -> StuckUploads:
+    return StuckUploads(
+        sessions=stage.sessions,
+        storages=stage.storages,
+        failed=stage.failed,
+        queue=summarizer.queue,
+        metrics=stage.metrics,
+        clock=SystemClock(),
+        summarize=summarizer.schedule,
+    )
+
+
+async def test_a_summary_whose_job_was_lost_is_asked_for_again(
+    stage: StorageStage, summarizer: DocumentSummarizer, stuck: StuckUploads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the same id, so that there is one usage event whatever becomes of either job."""
+    attachment = await a_document(stage)
+    job = await scheduled(summarizer, attachment)
+    await summarizer.queue.finish(job.job_id)
+    with monkeypatch.context() as valkey_away:
+        valkey_away.setattr(TurnQueue, "enqueue", AsyncMock(side_effect=RedisConnectionError))
+        await summarizer.schedule(attachment)
+    await stuck.run()
+    assert await summarizer.queue.pick(at_most=10, in_progress_ms=1_000) == []
+    await stage.change(attachment, updated_at=func.now() - SOME_TIME)
+    await stuck.run()
+    await stuck.run()
+    [again] = await summarizer.queue.pick(at_most=10, in_progress_ms=1_000)
+    assert again.job_id == job.job_id
+    assert again.read()[1] == job.to_kwargs()
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"updated_at": func.now() - timedelta(minutes=16)},
+        {"attachment_kind": "image", "for_file_search": False},
+        {"for_file_search": False, "for_code_interpreter": True},
+        {"status": "failed"},
+        {"deleted_at": func.now()},
+        {"cleanup_status": "pending"},
+        {"doc_summary": "there is one"},
+        {"id": first_uuid7(SystemClock().now() - timedelta(hours=2))},
+    ],
+    ids=["ready for long", "image", "spreadsheet", "failed", "deleted", "chat deleted", "summarized", "old"],
+)
+async def test_whose_summary_is_not_asked_for_again(
+    stage: StorageStage, summarizer: DocumentSummarizer, stuck: StuckUploads, columns: dict[str, Any]
+) -> None:
+    attachment = await a_document(stage)
+    await stage.change(attachment, **({"updated_at": func.now() - SOME_TIME} | columns))
+    await stuck.run()
+    assert await summarizer.queue.pick(at_most=10, in_progress_ms=1_000) == []
+
+
+async def test_a_summary_that_failed_is_not_taken_for_a_lost_one(
+    stage: StorageStage, summarizer: DocumentSummarizer, stuck: StuckUploads
+) -> None:
+    attachment = await a_document(stage)
+    job = await scheduled(summarizer, attachment)
+    await summarizer.summarize(job)
+    await summarizer.queue.finish(job.job_id)
+    await stage.change(attachment, updated_at=func.now() - SOME_TIME)
+    await stuck.run()
+    assert await summarizer.queue.pick(at_most=10, in_progress_ms=1_000) == []
+    now = await stage.now(attachment)
+    assert (now.doc_summary, now.summary_updated_at, now.summary_model) == (None, None, STANDARD)
