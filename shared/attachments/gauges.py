@@ -1,4 +1,8 @@
-"""How many attachments are under way, have failed, or wait for their removal."""
+"""How many attachments are under way, have failed, or wait for their removal.
+
+Those that users see: neither they nor their chats are deleted. A failed one counts for as long as it is there, whatever
+has become of its file.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,15 @@ from typing import Final
 from sqlalchemy import func, select
 
 from shared.attachments.tables import Attachment
+from shared.chats.tables import Chat
 from shared.db.engine import Sessions
 from shared.metrics import Metrics
 
 # Both in the words of the partial indexes that answer them.
 _NOT_READY: Final = (
     select(Attachment.status, func.count())
-    .where(Attachment.status != "ready", Attachment.deleted_at.is_(None), Attachment.cleanup_status.is_(None))
+    .join(Chat, Chat.id == Attachment.chat_id)
+    .where(Attachment.status != "ready", Attachment.deleted_at.is_(None), Chat.deleted_at.is_(None))
     .group_by(Attachment.status)
 )
 _NOT_REMOVED: Final = (

@@ -367,6 +367,9 @@ async def test_gauges_tell_what_is_under_way_has_failed_or_waits(scene: Scene) -
     chat_id, deleted = await scene.add_chat(files=1), await scene.add_chat(files=3)
     for status in ("pending", "uploaded", "failed"):
         await scene.add(scene.row(chat_id, status=status))
+        await scene.add(scene.row(deleted, status=status))
+    for removal in ("pending", "done", "failed"):
+        await scene.add(scene.row(chat_id, status="failed", cleanup_status=removal))
     await scene.add(scene.row(chat_id, status="failed", deleted_at=SystemClock().now(), cleanup_status="failed"))
     await scene.delete_chat(deleted)
     await measure_attachments(scene.sessions, scene.metrics)
@@ -376,6 +379,6 @@ async def test_gauges_tell_what_is_under_way_has_failed_or_waits(scene: Scene) -
         for sample in metric.samples
         if sample.name.startswith("test_attachments_")
     }
-    assert gauges == {"attachments_pending": 2, "attachments_failed": 1}
-    assert scene.count("cleanup_backlog", state="pending", resource_type="file") == 3
-    assert scene.count("cleanup_backlog", state="failed", resource_type="file") == 1
+    assert gauges == {"attachments_pending": 2, "attachments_failed": 4}
+    assert scene.count("cleanup_backlog", state="pending", resource_type="file") == 7
+    assert scene.count("cleanup_backlog", state="failed", resource_type="file") == 2
