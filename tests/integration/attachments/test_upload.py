@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 from uuid import UUID
@@ -106,9 +106,8 @@ async def test_other_parts_are_skipped_and_the_first_file_counts(place: Place) -
     assert answer.json()["filename"] == "upload"
 
 
-@pytest.mark.parametrize(
-    ("content_type", "content"),
-    [
+async def test_a_body_that_is_no_form_with_a_file_leaves_no_trace(place: Place) -> None:
+    for content_type, content in (
         ("application/json", b"{}"),
         ("multipart/form-data", body(part())),
         ("multipart/mixed; boundary=a-boundary", body(part())),
@@ -117,14 +116,10 @@ async def test_other_parts_are_skipped_and_the_first_file_counts(place: Place) -
         (FORM, body(part(name="other"))),
         (FORM, body(part(content_type=None))),
         (FORM, part()[:60]),
-    ],
-)
-async def test_a_body_that_is_no_form_with_a_file_leaves_no_trace(
-    place: Place, content_type: str, content: bytes
-) -> None:
-    answer = await send_body(place.client, place.chat_id, content, content_type=content_type)
-    assert_problem(answer, 400, "invalid_request")
-    assert await place.rows() == []
+    ):
+        answer = await send_body(place.client, place.chat_id, content, content_type=content_type)
+        assert_problem(answer, 400, "invalid_request")
+        assert await place.rows() == [], (content_type, content)
 
 
 async def test_a_body_that_is_cut_short_leaves_a_failed_row_and_no_file(place: Place) -> None:
@@ -168,13 +163,13 @@ async def test_the_limit_of_the_model_counts_where_it_is_lower(open_place: OpenP
         await uploaded(place.client, place.chat_id, b"x" * MIB)
 
 
-@pytest.mark.parametrize("content_type", ["application/zip", "application/octet-stream", "image/svg+xml", "nonsense"])
-async def test_types_that_are_not_taken_leave_no_trace(place: Place, content_type: str) -> None:
-    answer = await send_file(place.client, place.chat_id, filename="a.zip", content_type=content_type)
-    assert_problem(answer, 415, "unsupported_file_type")
-    assert await place.rows() == []
-    kind = "image" if content_type.startswith("image") else "document"
-    assert place.metric("attachment_upload_total", kind=kind, result="unsupported_type") == 1
+async def test_types_that_are_not_taken_leave_no_trace(place: Place) -> None:
+    for content_type in ("application/zip", "application/octet-stream", "image/svg+xml", "nonsense"):
+        answer = await send_file(place.client, place.chat_id, filename="a.zip", content_type=content_type)
+        assert_problem(answer, 415, "unsupported_file_type")
+        assert await place.rows() == [], content_type
+    for kind, count in (("document", 3), ("image", 1)):
+        assert place.metric("attachment_upload_total", kind=kind, result="unsupported_type") == count
 
 
 async def test_what_is_switched_off_is_refused(open_place: OpenPlace) -> None:
@@ -268,31 +263,41 @@ async def test_a_day_s_uploads_are_limited_by_user(open_place: OpenPlace) -> Non
         await uploaded(place.client, place.chat_id, b"x" * 1_000)
 
 
+FAILURES: tuple[dict[str, Any], ...] = (
+    {"http_status": 500},
+    {"http_status": 401},
+    {"terminal": "reset"},
+    {"http_status": 200, "body": {"object": "file"}},
+)
+SILENCE: dict[str, Any] = {"delay_ms": 60_000}
+
+
 @pytest.mark.parametrize("model", [STANDARD, PREMIUM])
 @pytest.mark.parametrize(
-    ("script", "status", "code"),
-    [
-        ({"http_status": 500}, 502, "provider_error"),
-        ({"http_status": 401}, 502, "provider_error"),
-        ({"terminal": "reset"}, 502, "provider_error"),
-        ({"http_status": 200, "body": {"object": "file"}}, 502, "provider_error"),
-        ({"delay_ms": 60_000}, 504, "provider_timeout"),
-    ],
+    ("scripts", "timeouts", "status", "code"),
+    [(FAILURES, TIMEOUTS, 502, "provider_error"), ((SILENCE,), TIMEOUTS | {"total": 1}, 504, "provider_timeout")],
+    ids=["failures", "silence"],
 )
 async def test_a_provider_that_fails_leaves_a_failed_row(
-    open_place: OpenPlace, model: str, script: dict[str, Any], status: int, code: str
+    open_place: OpenPlace,
+    model: str,
+    scripts: Sequence[dict[str, Any]],
+    timeouts: dict[str, int],
+    status: int,
+    code: str,
 ) -> None:
-    timeouts = {**TIMEOUTS, "total": 1} if code == "provider_timeout" else TIMEOUTS
     async with open_place(model=model, timeouts=timeouts) as place:
-        await place.provider.queue({"storage": "files"} | script)
-        problem = assert_problem(await send_file(place.client, place.chat_id), status, code)
-        assert "file-" not in problem["detail"]
-        row = await place.row()
-        assert (row.status, row.error_code, row.provider_file_id) == ("failed", "upload_failed", None)
-        assert await place.provider.files() == []
-        assert place.metric("attachment_upload_total", kind="document", result="provider_error") == 1
-        shown = (await place.client.get(attachments_path(place.chat_id, str(row.id)))).json()
-        assert (shown["status"], shown["error_code"]) == ("failed", "upload_failed")
+        for number, script in enumerate(scripts, start=1):
+            await place.provider.queue({"storage": "files"} | script)
+            problem = assert_problem(await send_file(place.client, place.chat_id), status, code)
+            assert "file-" not in problem["detail"]
+            row = (await place.rows())[-1]
+            assert (row.status, row.error_code, row.provider_file_id) == ("failed", "upload_failed", None), script
+            assert await place.provider.files() == [], script
+            assert place.metric("attachment_upload_total", kind="document", result="provider_error") == number
+            shown = (await place.client.get(attachments_path(place.chat_id, str(row.id)))).json()
+            assert (shown["status"], shown["error_code"]) == ("failed", "upload_failed")
+        assert len(await place.rows()) == len(scripts)
 
 
 async def test_hostile_names_are_stored_harmless(place: Place) -> None:
