@@ -29,6 +29,9 @@ Capability = Literal[
     "RAG",
 ]
 MAX_MULTIPLIER = 10**10
+MAX_BACKEND_CHARS = 32
+MAX_PROVIDER_ID_CHARS = 128
+"""What the columns hold."""
 
 
 class CatalogPart(BaseModel):
@@ -77,7 +80,7 @@ class ProviderConfig(CatalogPart):
     auth_prefix: str = ""
     auth_secret: str | None = Field(None, pattern=r"^(env|file):.+$")
     api_version: str | None = Field(None, min_length=1)
-    storage_backend: str | None = Field(None, min_length=1, max_length=32)
+    storage_backend: str | None = Field(None, min_length=1, max_length=MAX_BACKEND_CHARS)
     image_purpose: str = "assistants"
     supports_file_search_filters: bool = True
     timeouts: ProviderTimeouts = ProviderTimeouts()
@@ -222,7 +225,7 @@ class Catalog(CatalogPart):
         limit_daily_credits_micro=50_000_000, limit_monthly_credits_micro=500_000_000
     )
     user_limits: tuple[UserLimits, ...] = ()
-    providers: dict[str, ProviderConfig]
+    providers: dict[Annotated[str, Field(max_length=MAX_PROVIDER_ID_CHARS)], ProviderConfig]
     model_catalog: tuple[CatalogModel, ...]
 
     @model_validator(mode="after")
@@ -235,6 +238,9 @@ class Catalog(CatalogPart):
         for model in self.model_catalog:
             if model.provider_id not in self.providers:
                 raise ValueError(f"model_catalog: {model.id} names the unknown provider {model.provider_id}")
+        for provider_id, provider in self.providers.items():
+            if provider.storage_backend is None and len(provider_id) > MAX_BACKEND_CHARS:
+                raise ValueError(f"providers: {provider_id}: so long an id needs a storage_backend of its own")
         for tier in ("standard", "premium"):
             if sum(model.preference.is_default for model in self.model_catalog if model.tier == tier) > 1:
                 raise ValueError(f"model_catalog: at most one default in tier {tier}")
