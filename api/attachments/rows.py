@@ -121,11 +121,20 @@ async def keep(
 
 
 async def give_up(
-    incoming: Incoming, error_code: UploadFailure, principal: Principal, context: ApiContext, *, file_id: str | None
+    incoming: Incoming,
+    error_code: UploadFailure,
+    principal: Principal,
+    context: ApiContext,
+    *,
+    file_id: str | None,
+    is_nowhere: bool,
 ) -> None:
     """Leave the row failed, if it is still on its way, and the provider's file to the cleanup of whoever owns it now.
 
     Where that cannot be done, or a worker has given the row up before, a worker finds the file by its name.
+
+    Args:
+        is_nowhere: the provider has certainly no file, so that nobody needs to look for one.
     """
     tenant_id = principal.tenant_id
 
@@ -138,7 +147,12 @@ async def give_up(
         except ChatNotFoundError:
             is_chat_alive = False
         was_pending = await attachments.give_up(
-            incoming.attachment_id, error_code, tenant_id=tenant_id, provider_file_id=file_id, now=now
+            incoming.attachment_id,
+            error_code,
+            tenant_id=tenant_id,
+            provider_file_id=file_id,
+            is_nowhere=is_nowhere,
+            now=now,
         )
         if not was_pending or file_id is None:
             return

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, time
+from http import HTTPStatus
 from typing import Final
 
 from api.attachments.incoming import Incoming, Terms
@@ -39,6 +40,7 @@ from shared.chats.repository import ChatRepository
 from shared.db.engine import single_statement
 from shared.errors import ChatError, InvalidError, UpstreamError, UpstreamTimeoutError
 from shared.ids import AttachmentId, ChatId, new_uuid7
+from shared.providers.failures import TIMEOUT_STATUSES
 from shared.providers.storage import ProviderStorage, StorageError
 from shared.queue.jobs import IndexAttachment
 from shared.quotas.errors import QuotaExceededError
@@ -168,9 +170,11 @@ async def _take_in(
     max_bytes_per_chat = terms.max_bytes_per_chat
     await insert_pending(incoming, principal, context, max_bytes_per_chat=max_bytes_per_chat)
     file_id: str | None = None
+    may_be_at_provider = False
     try:
         async with Spool(max_bytes=incoming.limit) as spool:
             await _receive(reader, spool)
+            may_be_at_provider = True
             file_id = await _send_to_provider(incoming, spool)
             attachment = await keep(
                 incoming,
@@ -182,7 +186,14 @@ async def _take_in(
                 max_bytes_per_chat=max_bytes_per_chat,
             )
     except (Exception, asyncio.CancelledError) as error:
-        await give_up(incoming, _FAILURES.get(type(error), "upload_failed"), principal, context, file_id=file_id)
+        await give_up(
+            incoming,
+            _FAILURES.get(type(error), "upload_failed"),
+            principal,
+            context,
+            file_id=file_id,
+            is_nowhere=not may_be_at_provider or _is_refusal(error.__cause__),
+        )
         raise
     if incoming.media.for_file_search:
         await _enqueue_indexing(attachment, context)
@@ -212,6 +223,13 @@ async def _send_to_provider(incoming: Incoming, spool: Spool) -> str:
     except StorageError as error:
         logger.warning("the provider did not take a file: %s", error.detail, extra={"error_code": error.code})
         raise (UpstreamTimeoutError if error.is_timeout else UpstreamError)(error.message) from error
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Whether the provider says that it has not taken the file; a gateway's 5xx says nothing of the kind."""
+    if not isinstance(error, StorageError) or error.http_status is None:
+        return False
+    return error.http_status < HTTPStatus.INTERNAL_SERVER_ERROR and error.http_status not in TIMEOUT_STATUSES
 
 
 async def _thumbnail_of(incoming: Incoming, spool: Spool, context: ApiContext) -> Thumbnail | None:

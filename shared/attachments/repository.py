@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, exists, func, select, update
+from sqlalchemy import ColumnElement, and_, case, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from shared.attachments.errors import AttachmentNotFoundError
@@ -101,11 +101,18 @@ class AttachmentRepository:
         *,
         tenant_id: TenantId,
         provider_file_id: str | None,
+        is_nowhere: bool,
         now: datetime,
     ) -> bool:
-        """`pending -> failed`, and to be seen as that; what the provider has of it is handed to the cleanup."""
+        """`pending -> failed`, and to be seen as that; what the provider has of it is handed to the cleanup.
+
+        Args:
+            is_nowhere: it has nothing. Without a time at which that was cleaned up, nobody will look again.
+        """
         of_file: dict[str, Any] = {}
-        if provider_file_id is not None:
+        if is_nowhere:
+            of_file = {"cleanup_status": func.coalesce(Attachment.cleanup_status, "done")}
+        elif provider_file_id is not None:
             of_file = {
                 "provider_file_id": provider_file_id,
                 "cleanup_status": "pending",
@@ -118,9 +125,10 @@ class AttachmentRepository:
     async def delete_unreferenced(
         self, attachment_id: UUID, *, chat_id: ChatId, tenant_id: TenantId, now: datetime
     ) -> Attachment | None:
-        """Delete it softly and have the provider's file removed; None if it is deleted already, or a message refers
-        to it, be that deleted or not.
+        """Delete it softly and have the provider's file removed, unless it is; None if it is deleted already, or a
+        message refers to it, be that deleted or not.
         """
+        is_removed = Attachment.cleanup_status == "done"
         is_referenced = exists().where(
             MessageAttachment.chat_id == chat_id, MessageAttachment.attachment_id == attachment_id
         )
@@ -132,7 +140,12 @@ class AttachmentRepository:
                 Attachment.deleted_at.is_(None),
                 ~is_referenced,
             )
-            .values(deleted_at=now, cleanup_status="pending", cleanup_updated_at=now, updated_at=now)
+            .values(
+                deleted_at=now,
+                cleanup_status=case((is_removed, "done"), else_="pending"),
+                cleanup_updated_at=case((is_removed, Attachment.cleanup_updated_at), else_=now),
+                updated_at=now,
+            )
             .returning(Attachment)
         )
 

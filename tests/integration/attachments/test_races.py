@@ -20,6 +20,7 @@ from shared.ids import ChatId, TenantId, UserId
 from shared.outbox.messages import ATTACHMENT_CLEANUP, CHAT_CLEANUP
 from tests.integration.attachments.conftest import OpenPlace, Place
 from tests.support.killing import KilledAt, KilledError
+from tests.support.problems import assert_problem
 from tests.support.uploads import (
     FORM,
     MIB,
@@ -186,6 +187,31 @@ async def test_killed_at_any_step_an_upload_is_ended_by_a_worker(place: Place, f
     await agree(place)
 
 
+async def test_only_a_file_that_the_provider_may_have_is_searched_for(place: Place) -> None:
+    """Clients that leave are common, and lists of all files of an account are long."""
+
+    async def searches() -> int:
+        await age_all(place)
+        await stuck_uploads_of(place).run()
+        return sum(request["method"] == "GET" for request in await place.provider.requests("/files"))
+
+    for _ in range(2):
+        assert_problem(await send_body(place.client, place.chat_id, part(b"x" * 100)), 400, "invalid_request")
+    await place.provider.queue({"storage": "files", "http_status": 400})
+    assert_problem(await send_file(place.client, place.chat_id), 502, "provider_error")
+    path = attachments_path(place.chat_id, str((await place.rows())[0].id))
+    assert (await place.client.delete(path)).status_code == 204
+    assert await searches() == 0
+    await place.provider.queue({"storage": "files", "http_status": 502, "has_effect": True})
+    assert_problem(await send_file(place.client, place.chat_id), 502, "provider_error")
+    assert len(await place.provider.files()) == 1
+    assert await searches() == 1
+    assert await place.provider.files() == []
+    assert {(row.status, row.error_code, row.cleanup_status) for row in await place.rows()} == {
+        ("failed", "upload_failed", "done")
+    }
+
+
 async def agree(place: Place) -> None:
     """Every attachment has ended, or waits for its index; the provider has a file of exactly those that are alive."""
     rows = await place.rows()
@@ -215,6 +241,5 @@ async def age_all(place: Place) -> None:
     """Make uploads as old as they are when workers look for them."""
     async with place.api.context.sessions.begin() as session:
         old = func.now() - func.make_interval(0, 0, 0, 0, 0, 16)
-        await session.execute(
-            update(Attachment).where(Attachment.status == "pending").values(created_at=old, updated_at=old)
-        )
+        unfinished = update(Attachment).where(Attachment.status.in_(("pending", "failed")))
+        await session.execute(unfinished.values(created_at=old, updated_at=old))

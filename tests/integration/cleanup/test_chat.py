@@ -205,7 +205,7 @@ async def test_an_upload_that_ends_after_the_cleanup_is_cleaned_up_after_it(scen
         attachments = AttachmentRepository(session)
         ids: dict[str, Any] = {"tenant_id": scene.tenant_id, "provider_file_id": file_id}
         assert not await attachments.mark_uploaded(row.id, **ids, size_bytes=5, now=now)
-        assert await attachments.give_up(row.id, "upload_failed", **ids, now=now)
+        assert await attachments.give_up(row.id, "upload_failed", **ids, is_nowhere=False, now=now)
         session.add(chat_cleanup(chat_id, tenant_id=scene.tenant_id, deleted_at=now))
     await scene.deliver_all()
     assert await scene.provider.held() == NOTHING
