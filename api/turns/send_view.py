@@ -13,6 +13,7 @@ from sqlalchemy.orm import aliased
 from shared.attachments.tables import Attachment, ChatVectorStore
 from shared.chats.tables import Chat
 from shared.messages.tables import Message
+from shared.quotas.credits import MAX_TOKENS
 from shared.quotas.repository import Account, standing_columns, standing_of
 from shared.quotas.reserve import Standing
 from shared.summaries.repository import estimate_of_chat
@@ -104,6 +105,9 @@ def _prior_context_tokens() -> ScalarSelect[Any]:
             Message.role == "assistant",
             Message.deleted_at.is_(None),
             or_(Message.input_tokens > 0, Message.output_tokens > 0),
+            # A count that was too absurd to be charged says nothing about the context either.
+            Message.input_tokens <= MAX_TOKENS,
+            Message.output_tokens <= MAX_TOKENS,
             func.coalesce(Message.request_id != bindparam("replaced", type_=Uuid), true()),
         )
         .order_by(Message.created_at.desc(), Message.id.desc())

@@ -60,5 +60,5 @@ def _token(text: str) -> str:
         return text
     try:
         return resolve_secret(text)
-    except ConfigurationError:
-        raise ConfigurationError(f"--token: {text} is missing or empty") from None
+    except ConfigurationError as error:
+        raise ConfigurationError(f"--token: {str(error).removeprefix('auth_secret: ')}") from None

@@ -42,6 +42,11 @@ def _lower_case(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 
+HeaderName = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
+HeaderText = Annotated[str, Field(pattern=r"^[ -~]*$")]
+"""Of a header's value: printable ASCII."""
+
+
 class ProviderTimeouts(CatalogPart):
     """Seconds: to connect, to the first event, between events, and for one whole call."""
 
@@ -54,8 +59,8 @@ class ProviderTimeouts(CatalogPart):
 class TenantOverride(CatalogPart):
     host: str | None = Field(None, min_length=1, pattern=r"^[^\s/]+$")
     port: int | None = Field(None, ge=1, le=65_535)
-    auth_header: str | None = Field(None, min_length=1)
-    auth_prefix: str | None = None
+    auth_header: HeaderName | None = None
+    auth_prefix: HeaderText | None = None
     auth_secret: str | None = Field(None, pattern=r"^(env|file):.+$")
 
     @model_validator(mode="after")
@@ -76,8 +81,8 @@ class ProviderConfig(CatalogPart):
     port: int = Field(443, ge=1, le=65_535)
     use_http: bool = False
     api_path: str = Field("/v1/responses", pattern=r"^/\S*$")
-    auth_header: str | None = Field(None, min_length=1)
-    auth_prefix: str = ""
+    auth_header: HeaderName | None = None
+    auth_prefix: HeaderText = ""
     auth_secret: str | None = Field(None, pattern=r"^(env|file):.+$")
     api_version: str | None = Field(None, min_length=1)
     storage_backend: str | None = Field(None, min_length=1, max_length=MAX_BACKEND_CHARS)

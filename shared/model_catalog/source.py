@@ -37,18 +37,23 @@ def uses_openai() -> bool:
 
 
 def resolve_secret(reference: str) -> str:
-    """The secret behind `env:NAME` or `file:/path`.
+    """The secret behind `env:NAME` or `file:/path`, without the line end that files and mounted secrets often have.
 
     Raises:
-        ConfigurationError: it is missing or empty; the text names the reference, never the secret.
+        ConfigurationError: it is missing or empty, or no header can carry it; the text names the reference, never the
+            secret.
     """
     scheme, _, name = reference.partition(":")
     try:
-        secret = os.environ[name] if scheme == "env" else Path(name).read_text(encoding="utf-8").strip()
+        secret = os.environ[name] if scheme == "env" else Path(name).read_text(encoding="utf-8")
     except (KeyError, OSError, UnicodeDecodeError):
         secret = ""
+    secret = secret.strip()
     if not secret:
         raise ConfigurationError(f"auth_secret: {reference} is missing or empty")
+    if not (secret.isascii() and secret.isprintable()):
+        # Said now: at the first call it would be an error of every turn.
+        raise ConfigurationError(f"auth_secret: {reference} holds characters that no HTTP header can carry")
     return secret
 
 

@@ -1,9 +1,10 @@
 """What operators do with dead letters: list them, have them delivered after all, or put them aside.
 
 A replay inserts the message anew, with its dedupe key and no failed attempts, and resolves the letter in the same
-transaction. It goes to the end of its key: what came after it has been delivered meanwhile. A cleanup's files get their
-tries anew, too, without which it could only fail again. Both are idempotent, as a letter is replayed or resolved only
-while nobody has resolved it.
+transaction. One without a key gets its old id as its key: a receiver may have taken it at a try that seemed to fail,
+and has to know it again. It goes to the end of its key: what came after it has been delivered meanwhile. A cleanup's
+files get their tries anew, too, without which it could only fail again. Both are idempotent, as a letter is replayed
+or resolved only while nobody has resolved it.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class DeadLetters:
                 partition_key=letter.partition_key,
                 payload_type=letter.payload_type,
                 payload=letter.payload,
-                dedupe_key=letter.dedupe_key,
+                dedupe_key=letter.dedupe_key or str(letter.id),
                 created_at=letter.created_at,
             )
             await self._reopen_cleanup(letter)

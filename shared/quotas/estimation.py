@@ -3,6 +3,8 @@
 base  = ceil(UTF-8 bytes / bytes_per_token_conservative) + fixed_overhead_tokens
 text  = ceil(base * (100 + safety_margin_pct) / 100)
 input = text + images * image_token_budget + one surcharge for each tool that is offered + prior context
+
+Prior context counts as far as the bounds of what can be charged leave room for it.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 
 from shared.model_catalog.catalog import CatalogModel
 from shared.quotas.budgets import EstimationBudgets
-from shared.quotas.credits import ceil_div
+from shared.quotas.credits import MAX_TOKENS, ceil_div
 from shared.settings import Settings
 from shared.turns.tools import NO_TOOLS, IncludedTools
 
@@ -48,4 +50,6 @@ def estimate_text(text: str, budgets: EstimationBudgets) -> int:
 def estimate_input(text: str, included: Included, budgets: EstimationBudgets) -> int:
     """Tokens of everything the model is to read."""
     surcharge = included.images * budgets.image_token_budget + included.tools.surcharge(budgets)
-    return estimate_text(text, budgets) + surcharge + included.prior_context_tokens
+    own = estimate_text(text, budgets) + surcharge
+    # What an earlier answer is said to have used must not close its chat to every later turn.
+    return own + min(included.prior_context_tokens, max(0, MAX_TOKENS - own))

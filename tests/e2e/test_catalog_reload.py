@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 import yaml
 
@@ -30,9 +32,14 @@ def reloading(database_url: str, valkey_url: str) -> Iterator[Deployment]:
         yield running
 
 
+def read_catalog(product: Deployment) -> dict[str, Any]:
+    tree: dict[str, Any] = yaml.safe_load(Path(product.variables["CATALOG__PATH"]).read_text())
+    return tree
+
+
 def edit(product: Deployment, **changes: Any) -> None:
     path = Path(product.variables["CATALOG__PATH"])
-    tree = yaml.safe_load(path.read_text()) | changes
+    tree = read_catalog(product) | changes
     replacement = path.with_suffix(".new")
     replacement.write_text(yaml.safe_dump(tree))
     replacement.replace(path)
@@ -87,3 +94,26 @@ async def test_a_hangup_reloads_api_and_worker_at_once(database_url: str, valkey
         async with product.client(Caller()) as client:
             turn = await ask(client, ANSWER, chat_id=await create_chat(client, model=PREMIUM))
         assert decision_of(turn) == DOWNGRADED
+
+
+async def test_a_key_that_has_gone_ends_a_turn_at_once_and_free(reloading: Deployment) -> None:
+    """The provider was never asked: nobody waits for other attempts, which find no key either, and nobody pays."""
+    caller = Caller()
+    key = reloading.folder / "key"
+    key.write_text("sk-of-the-tenant")
+    providers = read_catalog(reloading)["providers"]
+    override = {"host": "localhost", "auth_header": "api-key", "auth_secret": f"file:{key}"}
+    providers["openai"]["tenant_overrides"] = {str(caller.tenant_id): override}
+    edit(reloading, policy_version=2, providers=providers)
+    await wait_until(lambda: has_reloaded(reloading.apis[0], 2) and has_reloaded(reloading.workers[0], 2))
+    key.unlink()
+    async with reloading.client(caller) as client:
+        turn = await ask(client, ANSWER, chat_id=await create_chat(client, model=STANDARD))
+    assert turn.terminal.data["code"] == "validation_error"
+    connection = await asyncpg.connect(reloading.database_url)
+    try:
+        [row] = await connection.fetch("SELECT payload FROM outbox_messages WHERE queue = 'usage_snapshot'")
+    finally:
+        await connection.close()
+    event = json.loads(row["payload"])
+    assert (event["settlement_method"], event["committed_credits_micro"]) == ("released", 0)

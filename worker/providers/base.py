@@ -1,7 +1,7 @@
 """The seam between a turn and whoever generates its answer.
 
 A call is `async with provider.open(request, on_requested=...) as stream` and `async for event in stream`. The stream
-yields any number of deltas and tool events and then one `Completed`, after which it ends; or it raises one
+yields any number of deltas, tool events and counts and then one `Completed`, after which it ends; or it raises one
 `ProviderError`, which may come at any point, from `open` on. Leaving the block before that drops the connection at
 once, which is what stops a paid generation. Nothing here is retried after the first event.
 
@@ -72,6 +72,13 @@ class ToolDone:
 
 
 @dataclass(frozen=True, slots=True)
+class Counted:
+    """What the provider has billed so far: what is charged if the call ends before it is `Completed`."""
+
+    usage: TokenUsage
+
+
+@dataclass(frozen=True, slots=True)
 class Completed:
     """The end of an answer. `incomplete_reason` is set if the provider cut it short.
 
@@ -95,7 +102,7 @@ class Completion:
     incomplete_reason: IncompleteReason | None
 
 
-ProviderEvent = TextDelta | ReasoningDelta | ToolStarted | ToolDone | Completed
+ProviderEvent = TextDelta | ReasoningDelta | ToolStarted | ToolDone | Counted | Completed
 ProviderStream = AsyncIterator[ProviderEvent]
 
 

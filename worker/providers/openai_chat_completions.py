@@ -17,6 +17,7 @@ from shared.turns.lifecycle import TokenUsage
 from worker.providers.base import (
     Completed,
     Completion,
+    Counted,
     GenerationRequest,
     IncompleteReason,
     ProviderError,
@@ -106,20 +107,22 @@ class ChatCompletionsTranslator:
         if not data:
             return ()
         chunk = decode_object(data)
-        self._remember(chunk)
+        counted = self._remember(chunk)
         if chunk.get("error"):
             raise ProviderError.of(reported(data, chunk), usage=self._usage, response_id=self._response_id)
-        return self._choice(next(iter(mappings(chunk.get("choices"))), {}))
+        return (*counted, *self._choice(next(iter(mappings(chunk.get("choices"))), {})))
 
     def finish(self) -> tuple[ProviderEvent, ...]:
         if self._finish_reason is None:
             raise ProviderError.of(ended_early())
         return (self._completed(),)
 
-    def _remember(self, chunk: Mapping[str, Any]) -> None:
+    def _remember(self, chunk: Mapping[str, Any]) -> tuple[ProviderEvent, ...]:
         self._response_id = self._response_id or text_of(chunk.get("id")) or None
-        if isinstance(usage := chunk.get("usage"), dict):
-            self._usage = _usage(usage)
+        if not isinstance(usage := chunk.get("usage"), dict):
+            return ()
+        self._usage = _usage(usage)
+        return (Counted(self._usage),)
 
     def _choice(self, choice: Mapping[str, Any]) -> tuple[ProviderEvent, ...]:
         if reason := text_of(choice.get("finish_reason")):

@@ -11,6 +11,8 @@ from shared.providers.sanitize import clean_text
 from worker.providers.base import GenerationRequest, IncompleteReason, ProviderError, ProviderEvent
 
 DONE_MARK = b"[DONE]"
+MOST_COUNTED = 10**15
+"""Far beyond what any call can use, so that it is out of the bounds of what is charged."""
 _INCOMPLETE_REASONS: Mapping[str, IncompleteReason] = {
     "max_output_tokens": "max_tokens",
     "max_tokens": "max_tokens",
@@ -66,8 +68,14 @@ def text_of(value: Any) -> str:
 
 
 def count(value: Any) -> int:
-    """A token count; what is missing or not a count is 0."""
-    return max(int(value), 0) if isinstance(value, int) else 0
+    """A token count; what is missing or not a count is 0.
+
+    A whole number with a decimal point is one: gateways that rewrite an answer make floats of its integers, and orjson
+    makes floats of integers beyond 64 bits. More than `MOST_COUNTED` is told as that, which the database can hold.
+    """
+    if isinstance(value, float) and not value.is_integer():
+        return 0
+    return min(max(int(value), 0), MOST_COUNTED) if isinstance(value, int | float) else 0
 
 
 def incomplete_reason(reason: Any) -> IncompleteReason:

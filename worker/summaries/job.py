@@ -29,6 +29,7 @@ from shared.model_catalog.catalog import CatalogModel
 from shared.model_catalog.holder import CatalogHolder
 from shared.outbox import messages as outbox
 from shared.outbox.repository import Message as OutboxMessage
+from shared.quotas.credits import MAX_TOKENS
 from shared.settings import DEFAULT_SUMMARY_PROMPT, Settings
 from shared.summaries.repository import SummaryRepository
 from shared.summaries.trigger import Frontier
@@ -222,8 +223,8 @@ class ThreadSummaryJob:
 
 
 def estimate_tokens(text: str, usage: TokenUsage | None) -> int:
-    """What the summary costs later turns, as clients are told it."""
-    if usage is not None and usage.output_tokens > 0:
+    """What the summary costs later turns, as clients are told it: as counted, unless that is absurd."""
+    if usage is not None and 0 < usage.output_tokens <= MAX_TOKENS:
         return usage.output_tokens
     return -(-len(text.encode()) // 4)
 

@@ -17,6 +17,7 @@ from shared.providers.calls import ProviderCall, provider_call
 from shared.turns.lifecycle import CancelTrigger, Ending, TokenUsage
 from worker.providers.base import (
     Completed,
+    Counted,
     GenerationRequest,
     Provider,
     ProviderError,
@@ -158,18 +159,20 @@ class Generation:
                         case ToolDone(name, details):
                             self._tools.complete(name, details)
                             self._publisher.tool("done", name, details)
+                        case Counted(usage):
+                            self._usage = usage
                         case Completed():
                             self._usage = event.usage
                             return await self._completed(event)
         except ProviderError as error:
-            self._usage = error.usage
+            self._usage = error.usage or self._usage
             call.fail(error.failure)
             return Ending.failed(
                 error.code,
                 provider_started=self._provider_started,
                 message=error.message,
                 detail=error.detail,
-                usage=error.usage,
+                usage=self._usage,
                 response_id=error.response_id,
             )
         except Exception as error:

@@ -23,7 +23,7 @@ from shared.logs import add_log_fields
 from shared.metrics import Metrics
 from shared.queue.jobs import AttemptReason, RunTurn
 from shared.queue.queue import TurnQueue
-from shared.settings import Settings
+from shared.settings import ConfigurationError, Settings
 from shared.summaries.trigger import SummaryWish
 from shared.trace import current_traceparent
 from shared.turns.errors import ContextBudgetExceededError
@@ -120,9 +120,11 @@ class TurnRunner:
         had_started = held.attempt > 1
         try:
             planned = await self._plan(held)
+            provider = self.providers.get(planned.model.provider_id, held.turn.tenant_id, planned.provider)
         except ContextBudgetExceededError as error:
             return Ending.failed("context_length_exceeded", provider_started=had_started, detail=error.detail)
-        except LookupError as error:
+        except (LookupError, ConfigurationError) as error:
+            # Such as a tenant's key that has gone since the start: no other attempt would find it.
             return Ending.failed("validation_error", provider_started=had_started, detail=str(error))
         except Exception as error:
             logger.critical("the turn failed unexpectedly", exc_info=error, extra=fields_of(held.turn))
@@ -135,7 +137,7 @@ class TurnRunner:
         generation = Generation(
             held,
             publisher,
-            provider=self.providers.get(planned.model.provider_id, held.turn.tenant_id, planned.provider),
+            provider=provider,
             request=planned.request,
             tools=ToolCalls(
                 held,

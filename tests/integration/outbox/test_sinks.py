@@ -18,6 +18,7 @@ from aiohttp import web
 from shared.clock import SystemClock
 from shared.db.engine import Sessions
 from shared.metrics import Metrics
+from shared.outbox.dead_letters import DeadLetters
 from shared.outbox.messages import AUDIT, USAGE_SNAPSHOT
 from shared.outbox.repository import Message
 from shared.settings import SinkSettings
@@ -156,3 +157,20 @@ async def test_the_log_sink_writes_a_line_whatever_the_level(caplog: pytest.LogC
     (record,) = [record for record in caplog.records if record.name == "mini_chat.events"]
     assert vars(record)["event"] == {"event_type": "usage_snapshot"}
     assert vars(record)["event_id"] == "7"
+
+
+async def test_a_replayed_event_is_known_by_the_id_of_its_earlier_tries(sessions: Sessions, receiver: Receiver) -> None:
+    """A receiver may have taken it and still answered 500, or too late."""
+    receiver.answers = [500, 500]
+    await insert_messages(sessions, "again", queue=AUDIT)
+    async with delivering(sessions, receiver.url, metrics=Metrics("test"), max_attempts=1):
+        for deaths in (1, 2):
+
+            async def are_dead(deaths: int = deaths) -> bool:
+                return len(await dead_letters(sessions)) == deaths
+
+            await wait_until(are_dead)
+            async with sessions.begin() as session:
+                assert len((await DeadLetters(session).replay(queue=AUDIT)).queued) == 1
+        await wait_until(lambda: len(receiver.requests) == 3)
+    assert len({headers["webhook-id"] for headers, _ in receiver.requests}) == 1

@@ -11,7 +11,7 @@ from api.turns.attached import check_attachments
 from shared.attachments.tables import ChatVectorStore
 from shared.errors import ChatError
 from shared.ids import new_uuid4, new_uuid7
-from shared.quotas.credits import CreditsOverflowError
+from shared.quotas.credits import MAX_TOKENS, CreditsOverflowError
 from shared.quotas.repository import QuotaRepository
 from shared.turns.errors import InvalidAttachmentError
 from shared.turns.lifecycle import Ending, TokenUsage
@@ -86,7 +86,8 @@ async def test_a_model_without_tools_is_offered_none_and_none_is_counted(ledger:
 
 async def test_the_newest_counted_answer_is_prior_context(ledger: Ledger, ann: Caller) -> None:
     chat_id = await ledger.new_chat(ann)
-    for usage in (TokenUsage(10, 5), TokenUsage(1_500, 200), None):
+    # The last two say nothing: not counted, and too absurd to be charged.
+    for usage in (TokenUsage(10, 5), TokenUsage(1_500, 200), None, TokenUsage(MAX_TOKENS + 1, 10**15)):
         await ledger.end(await ledger.send(ann, chat_id), Ending.completed(text="Hi", usage=usage, response_id=None))
     turn = await ledger.send(ann, chat_id)
     assert (turn.reserve_tokens or 0) - (turn.max_output_tokens_applied or 0) == 552 + 1_700

@@ -61,6 +61,15 @@ async def test_a_range_is_summarized_and_marked(sessions: Sessions) -> None:
     assert "q2" not in asked(provider)
 
 
+async def test_an_absurd_count_is_not_taken_for_the_length_of_the_summary(sessions: Sessions) -> None:
+    chat = await new_conversation(sessions, *TEXTS)
+    provider = AnsweringProvider(ANSWER, usage=TokenUsage(100, 3 * 10**9))
+    assert await summary_job(sessions, provider).update(chat.request(target=3))
+    stored = await chat.summary()
+    assert stored is not None
+    assert stored.token_estimate == 2  # of 6 bytes
+
+
 async def test_the_usage_is_told_and_nobody_charged(sessions: Sessions) -> None:
     chat = await new_conversation(sessions, *TEXTS)
     request = chat.request(target=3)

@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator
 from uuid import UUID
 
 import pytest
+from pydantic import ValidationError
 
 from shared.model_catalog.catalog import ProviderConfig, TenantOverride
+from shared.model_catalog.source import resolve_secret
 from shared.providers.client import ApiPath, ProviderClients
 from shared.settings import ConfigurationError
 from tests.unit.providers.factories import TENANT, USER, a_config
@@ -99,6 +101,34 @@ async def test_a_missing_secret_names_its_reference(clients_of: Clients, monkeyp
     clients = clients_of(a_config(auth_header="api-key", auth_secret="env:GONE"))
     with pytest.raises(ConfigurationError, match="env:GONE"):
         clients.get("main", TENANT)
+
+
+async def test_a_secret_loses_the_line_end_it_was_mounted_with(
+    clients_of: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEY", "sk-1\n")
+    client = clients_of(a_config(auth_header="api-key", auth_secret="env:KEY")).get("main", TENANT)
+    assert (client.secret, client.openai.default_headers["api-key"]) == ("sk-1", "sk-1")
+
+
+@pytest.mark.parametrize("secret", ["sk-1\nsk-2", "sk-\x7f", "sk-\u201c1\u201d"])
+def test_a_secret_that_no_header_can_carry_is_refused_without_showing_it(
+    secret: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEY", secret)
+    with pytest.raises(ConfigurationError, match="env:KEY holds characters") as caught:
+        resolve_secret("env:KEY")
+    assert "sk-" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "auth", [{"auth_header": "api key"}, {"auth_header": "api-key\n"}, {"auth_header": ""}, {"auth_prefix": "Bearer\n"}]
+)
+def test_a_header_that_cannot_be_sent_is_refused(auth: dict[str, str]) -> None:
+    with pytest.raises(ValidationError):
+        ProviderConfig.model_validate(a_config().model_dump() | {"auth_header": "x", "auth_secret": "env:KEY"} | auth)
+    with pytest.raises(ValidationError):
+        TenantOverride.model_validate({"host": "own.example"} | auth)
 
 
 async def test_a_client_does_not_show_its_secret(clients_of: Clients, monkeypatch: pytest.MonkeyPatch) -> None:

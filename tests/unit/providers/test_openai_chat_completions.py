@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from shared.turns.context import PlannedMessage
 from shared.turns.lifecycle import TokenUsage
 from tests.unit.providers.factories import EARLIER, TENANT, USER, a_model, a_request
-from worker.providers.base import Completed, ProviderError, ProviderEvent, TextDelta
+from worker.providers.base import Completed, Counted, ProviderError, ProviderEvent, TextDelta
 from worker.providers.openai_chat_completions import ChatCompletionsTranslator, build_body
 
 
@@ -87,7 +87,7 @@ def test_an_answer_with_usage_after_the_finish_reason(done: bool) -> None:
         chunk(""), chunk("Hel"), chunk("lo\x00"), chunk(finish_reason="stop"), chunk(choices=[], usage=USAGE), done=done
     )
     usage = TokenUsage(10, 20, cache_read_input_tokens=4, reasoning_tokens=7)
-    assert events == [TextDelta("Hel"), TextDelta("lo"), Completed("chatcmpl-1", usage, None, ())]
+    assert events == [TextDelta("Hel"), TextDelta("lo"), Counted(usage), Completed("chatcmpl-1", usage, None, ())]
 
 
 @pytest.mark.parametrize(
@@ -108,6 +108,7 @@ def test_the_last_usage_counts() -> None:
     assert isinstance(completed, Completed)
     assert completed.usage is not None
     assert completed.usage.output_tokens == 20
+    assert [event.usage.output_tokens for event in events if isinstance(event, Counted)] == [1, 20]
 
 
 @pytest.mark.parametrize(

@@ -226,6 +226,17 @@ def test_odd_counts_are_zero(odd: object) -> None:
     assert event.usage == TokenUsage(0, 2)
 
 
+@pytest.mark.parametrize(
+    ("told", "counted"), [("7.0", 7), ("1e3", 1_000), (str(10**18), 10**15), (str(10**25), 10**15)]
+)
+def test_counts_that_were_rewritten_on_the_way_are_counts(told: str, counted: int) -> None:
+    """As floats, or far out of what the database holds: a number too large must not pass for a small one."""
+    data = f'{{"usage":{{"input_tokens":{told},"output_tokens":2}}}}'.encode()
+    (event,) = ResponsesTranslator().feed("response.completed", data)
+    assert isinstance(event, Completed)
+    assert event.usage == TokenUsage(counted, 2)
+
+
 def test_annotations_count_from_the_start_of_the_answer() -> None:
     web = {"type": "url_citation", "url": "https://a.example/1", "title": "A\x00", "start_index": 1, "end_index": 2}
     file = {"type": "file_citation", "file_id": "file-1", "filename": "a.pdf", "index": 3}

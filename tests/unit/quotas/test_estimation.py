@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.quotas.budgets import EstimationBudgetOverrides, EstimationBudgets
+from shared.quotas.credits import MAX_TOKENS
 from shared.quotas.estimation import Included, estimate_input, estimate_text
 from shared.turns.tools import IncludedTools
 
@@ -50,6 +51,16 @@ def test_everything_the_model_reads_is_estimated() -> None:
     assert estimate_input(text, Included(tools=files, prior_context_tokens=1_700), budget) == 3_000
     everything = IncludedTools(file_search=True, web_search=True, code_interpreter=True)
     assert estimate_input(text, Included(2, everything, 1_700), budget) == 3_000 + 2 * 1_000 + 500 + 1_000
+
+
+def test_an_absurd_answer_before_leaves_the_estimate_within_bounds() -> None:
+    text, budget = "x" * 2_000, EstimationBudgets(fixed_overhead_tokens=500)
+    for prior in (MAX_TOKENS - 1_100, MAX_TOKENS, 2 * MAX_TOKENS):
+        assert estimate_input(text, Included(prior_context_tokens=prior), budget) == MAX_TOKENS
+    assert estimate_input(text, Included(prior_context_tokens=MAX_TOKENS - 1_101), budget) == MAX_TOKENS - 1
+    # Its own surcharges are another matter: they are configured, and out of bounds they are an error.
+    costly = EstimationBudgets(image_token_budget=MAX_TOKENS)
+    assert estimate_input("", Included(images=2, prior_context_tokens=7), costly) > 2 * MAX_TOKENS
 
 
 @given(st.text(), budgets, st.integers(0, 4), st.integers(0, 10**6), st.tuples(*[st.booleans()] * 3))

@@ -42,7 +42,7 @@ def test_a_reserve_covers_the_longest_answer_there_can_be(name: str, cap: int, o
 
 def test_a_reserve_out_of_bounds_is_an_error() -> None:
     with pytest.raises(CreditsOverflowError):
-        reserve_for(model(PREMIUM, max_output_tokens=10**8), "?", Included(prior_context_tokens=10**7), Settings())
+        reserve_for(model(PREMIUM), "x" * 40_000_000, Included(), Settings())
 
 
 @given(st.integers(0, 10**9), st.integers(0, 10**9), st.integers(0, 10**9))

@@ -15,11 +15,19 @@ from shared.events import frames
 from shared.ids import new_uuid4
 from shared.metrics import Metrics
 from shared.settings import QuotaSettings, Settings
-from shared.turns.lifecycle import TurnState
+from shared.turns.lifecycle import TokenUsage, TurnState
 from shared.turns.tables import Turn
 from tests.support.waiting import wait_until
 from tests.unit.providers.factories import a_request
-from worker.providers.base import Completion, GenerationRequest, ProviderEvent, ProviderStream, TextDelta
+from worker.providers.base import (
+    Completion,
+    Counted,
+    GenerationRequest,
+    ProviderError,
+    ProviderEvent,
+    ProviderStream,
+    TextDelta,
+)
 from worker.turns.generation import Generation
 from worker.turns.held import HeldTurn, Stop, StopKind
 from worker.turns.publisher import Publisher
@@ -29,10 +37,10 @@ HOUR = timedelta(hours=1)
 
 
 class EndlessProvider:
-    """Sends what is put into its queue, and counts the streams that were closed."""
+    """Sends what is put into its queue, or fails with it, and counts the streams that were closed."""
 
     def __init__(self) -> None:
-        self.events: asyncio.Queue[ProviderEvent] = asyncio.Queue()
+        self.events: asyncio.Queue[ProviderEvent | ProviderError] = asyncio.Queue()
         self.closed = 0
 
     @asynccontextmanager
@@ -47,7 +55,10 @@ class EndlessProvider:
 
     async def _stream(self) -> AsyncIterator[ProviderEvent]:
         while True:
-            yield await self.events.get()
+            event = await self.events.get()
+            if isinstance(event, ProviderError):
+                raise event
+            yield event
 
     async def complete(self, _request: GenerationRequest, *, on_requested: Callable[[], object]) -> Completion:
         on_requested()
@@ -111,6 +122,32 @@ async def test_what_comes_after_the_stop_was_heard_is_counted(
     assert held.abort is not None
     assert held.abort.deltas == 1
     assert held.abort.elapsed_ms >= 0
+
+
+async def test_what_was_counted_before_a_stop_is_billed(
+    generation: Generation, held: HeldTurn, provider: EndlessProvider
+) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(generation.run(time_left=HOUR))
+        for event in (Counted(TokenUsage(9, 1)), Counted(TokenUsage(9, 2)), TextDelta("so far")):
+            provider.events.put_nowait(event)
+        await wait_until(lambda: held.deltas)
+        held.stop(Stop(StopKind.CANCELLED, "user_stop"))
+    ending = running.result()
+    assert ending is not None
+    assert (ending.state, ending.usage) == (TurnState.CANCELLED, TokenUsage(9, 2))
+
+
+@pytest.mark.parametrize("told", [None, TokenUsage(9, 3)])
+async def test_what_was_counted_before_a_failure_is_billed(
+    generation: Generation, provider: EndlessProvider, told: TokenUsage | None
+) -> None:
+    """Unless the failure itself says more."""
+    provider.events.put_nowait(Counted(TokenUsage(9, 2)))
+    provider.events.put_nowait(ProviderError("provider_timeout", "Provider request timed out", usage=told))
+    ending = await generation.run(time_left=HOUR)
+    assert ending is not None
+    assert (ending.state, ending.usage) == (TurnState.FAILED, told or TokenUsage(9, 2))
 
 
 async def test_a_turn_that_takes_too_long_is_stopped(
