@@ -66,7 +66,7 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> FastAPI:
     if settings.auth.mode == "dev" and not settings.auth.dev_on_any_host:
         app.add_middleware(LoopbackOnly, allow_origins=settings.cors.allow_origins)
     probes = {settings.prefix + path for path in (health.LIVENESS, health.READINESS)}
-    app.add_middleware(RequestMiddleware, unrecorded=probes)
+    app.add_middleware(RequestMiddleware, probes=probes)
     if settings.cors.allow_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -78,19 +78,21 @@ class _Visitor:
 
 
 class RequestMiddleware:
-    def __init__(self, app: ASGIApp, *, unrecorded: Collection[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, *, probes: Collection[str] = ()) -> None:
         """
         Args:
-            unrecorded: paths that are asked for all the time and tell nobody anything: they get no span.
+            probes: paths that are asked for all the time and tell nobody anything while all is well: they get no span,
+                and their line in the log only at level debug.
         """
         self._app = app
-        self._unrecorded = unrecorded
+        self._probes = probes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if scope["path"] in self._unrecorded:
+        is_probe = scope["path"] in self._probes
+        if is_probe:
             span = unrecorded_span()
         else:
             caller = received(Headers(scope=scope).get("traceparent"))
@@ -98,19 +100,20 @@ class RequestMiddleware:
         # Set, not added to: a server may start a request in the context of the one before it.
         log_context.set({"trace_id": trace_id_of(span), "processing_stage": "request"})
         make_current(span)
-        exchange = _Exchange(send, span, visitor=scope.get(_VISITOR))
+        exchange = _Exchange(send, span, visitor=scope.get(_VISITOR), is_probe=is_probe)
         await exchange.conduct(self._app(scope, receive, exchange.send), scope, receive)
 
 
 class _Exchange:
     """A request on its way: when it began, and the status of its answer once there is one."""
 
-    __slots__ = ("_began", "_send", "_span", "_visitor", "status")
+    __slots__ = ("_began", "_is_probe", "_send", "_span", "_visitor", "status")
 
-    def __init__(self, send: Send, span: Span, *, visitor: _Visitor | None) -> None:
+    def __init__(self, send: Send, span: Span, *, visitor: _Visitor | None, is_probe: bool) -> None:
         self._send = send
         self._span = span
         self._visitor = visitor
+        self._is_probe = is_probe
         self._began = time.monotonic()
         self.status: int | None = None
 
@@ -144,9 +147,13 @@ class _Exchange:
             visitor.exchange = self
             return
         self._end_span()
+        outcome = self._outcome()
+        level = logging.DEBUG if self._is_probe and outcome == "ok" else logging.INFO
+        if not _log.isEnabledFor(level):
+            return
         fields = {"http_status": self.status, "duration_ms": round((time.monotonic() - self._began) * 1_000, 1)}
-        _log.info(
-            "%s %s", scope["method"], scope["path"], extra={"status": self._outcome(), **log_context.get(), **fields}
+        _log.log(
+            level, "%s %s", scope["method"], scope["path"], extra={"status": outcome, **log_context.get(), **fields}
         )
 
     def _outcome(self) -> str:

@@ -30,8 +30,9 @@ from shared.clock import rfc3339
 _NOTHING: Final[Mapping[str, object]] = MappingProxyType({})
 _RECORD_MEMBERS: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
-# arq logs each job with its arguments, openai each request with the provider's ids.
-_TALKATIVE: Final = ("arq", "openai")
+# arq logs each job with its arguments; openai, and the HTTP client below it, each request with the provider's ids:
+# they are part of its URL.
+_TALKATIVE: Final = ("arq", "openai", "httpx2", "httpcore2")
 
 log_context: ContextVar[Mapping[str, object]] = ContextVar("log_context", default=_NOTHING)
 """Fields of every line that the running task logs."""

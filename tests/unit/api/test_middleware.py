@@ -102,6 +102,27 @@ async def test_a_failure_before_the_start_is_answered_as_any_other(caplog: pytes
     assert [_field(record, "http_status") for record in accessed] == [500]
 
 
+async def test_probes_are_logged_at_level_debug_while_all_is_well(caplog: pytest.LogCaptureFixture) -> None:
+    """Balancers ask every few seconds; that they were answered tells nobody anything."""
+    is_well = True
+    app = FastAPI()
+    app.add_middleware(RequestMiddleware, probes={"/readyz"})
+
+    @app.get("/readyz")
+    async def get_readiness() -> Response:
+        return Response(status_code=200 if is_well else 503)
+
+    caplog.set_level(logging.DEBUG, "api.access")
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as client:
+        await client.get("/readyz")
+        is_well = False
+        await client.get("/readyz")
+    accessed = [
+        (record.levelname, _field(record, "status")) for record in caplog.records if record.name == "api.access"
+    ]
+    assert accessed == [("DEBUG", "ok"), ("INFO", "error")]
+
+
 async def test_a_failure_after_the_start_rises_to_the_server() -> None:
     """Which cuts the connection: the client must not take what it has got for the whole."""
     with pytest.raises(ValueError, match="a secret"):
