@@ -74,6 +74,10 @@ class Subscription:
         if not self._is_awake:
             self.wake()
 
+    def announce(self) -> None:
+        """There is an entry, which must be read from the log."""
+        self.mark_gap()
+
     def mark_gap(self) -> None:
         self._entries.clear()
         self.has_gap = True
@@ -114,12 +118,17 @@ class Probe(Subscription):
         """The same of the oldest that has been."""
 
     def begin_reading_log(self) -> None:
-        self._heard_at = self._taken_at = None  # what the log brings was not announced, or not in time
+        self._heard_at = None  # the log brings it as well; what was taken before is still to be written
         super().begin_reading_log()
 
     def take(self) -> list[LiveEntry]:
         self._taken_at, self._heard_at = self._heard_at, None
         return super().take()
+
+    def announce(self) -> None:
+        if self._heard_at is None:
+            self._heard_at = time.monotonic()
+        super().announce()
 
     def offer(self, entry: LiveEntry) -> None:
         if self._heard_at is None and not self.has_gap:
@@ -282,7 +291,8 @@ class LiveFeed:
 
     def _announce(self, channel: _Channel, payload: bytes) -> None:
         if not self._is_fast:
-            channel.mark_gap()
+            for subscription in channel.subscriptions:
+                subscription.announce()
             return
         head, _, body = payload.partition(b"\n")
         # A newer release may say more about an entry than we know.

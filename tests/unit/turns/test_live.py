@@ -76,7 +76,7 @@ async def test_reading_the_log_answers_what_has_happened_before(subscription: Su
 
 
 async def test_a_probe_tells_how_long_an_announcement_has_taken() -> None:
-    """Up to the next wait: then the client has been written to. What was read from the log is not measured."""
+    """Up to the next wait: then the client has been written to. What nobody announced is not measured."""
     lags: list[float] = []
     probe = Probe(b"channel", 3, lags.append)
     probe.offer(entry(1))  # a gap: the log is read
@@ -90,8 +90,31 @@ async def test_a_probe_tells_how_long_an_announcement_has_taken() -> None:
     assert len(lags) == 1
     assert probe.take() == [entry(4)]
     probe.mark_gap()
+    await probe.wait()
+    assert (len(lags), probe.take()) == (2, [])
     probe.begin_reading_log()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.001):
             await probe.wait()
-    assert len(lags) == 1
+    assert len(lags) == 2
+
+
+async def test_a_probe_measures_what_has_to_be_read_from_the_log_as_well() -> None:
+    """Without the fast path that is everything, and of a client that lags what overflowed."""
+    lags: list[float] = []
+    probe = Probe(b"channel", 1, lags.append)
+    probe.begin_reading_log()
+    for announced in (0, 2):
+        measured = len(lags)
+        for seq in range(announced):
+            probe.offer(entry(seq))
+        if not announced:
+            probe.announce()
+        await probe.wait()
+        assert probe.take() == []
+        probe.begin_reading_log()
+        assert len(lags) == measured
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.001):
+                await probe.wait()
+        assert len(lags) == measured + 1
