@@ -32,7 +32,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _id(text: str) -> int:
-    number = int(text)
-    if not 0 < number <= _HIGHEST_ID:
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) <= _HIGHEST_ID):
         raise argparse.ArgumentTypeError("not the id of a dead letter")
-    return number
+    return int(text)

@@ -19,8 +19,9 @@ from shared.console import (
 from shared.db.command import run_on_database
 from shared.db.engine import open_database
 from shared.outbox.dead_letters import DeadLetters
+from shared.outbox.messages import QUEUES
 from shared.outbox.tables import OutboxDeadLetter
-from shared.settings import Settings
+from shared.settings import ConfigurationError, Settings
 
 _LONGEST_REASON: Final = 80
 
@@ -29,7 +30,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     """The exit code.
 
     Raises:
-        ConfigurationError: `database.url` is not set.
+        ConfigurationError: `database.url` is not set, or there is no such queue.
     """
     return run_on_database(settings, _run(settings, options))
 
@@ -39,14 +40,27 @@ async def _run(settings: Settings, options: argparse.Namespace) -> int:
         letters = DeadLetters(session)
         match options.action:
             case "list":
-                return _show(await letters.list_open(queue=options.queue), as_json=options.json)
+                found = await letters.list_open(queue=options.queue)
+                _require_queue(options.queue, is_used=bool(found))
+                return _show(found, as_json=options.json)
             case "replay":
                 replayed = await letters.replay(ids=options.ids, queue=options.all_of)
+                _require_queue(options.all_of, is_used=bool(replayed.queued or replayed.duplicates))
                 done = {"replayed": replayed.queued, "already_queued": replayed.duplicates}
             case _:
                 done = {"resolved": await letters.resolve(ids=options.ids)}
-    found = {number for numbers in done.values() for number in numbers}
-    return _report(done, missing=sorted(set(options.ids) - found), as_json=options.json)
+    handled = {number for numbers in done.values() for number in numbers}
+    return _report(done, missing=sorted(set(options.ids) - handled), as_json=options.json)
+
+
+def _require_queue(name: str | None, *, is_used: bool) -> None:
+    """Of a name with a slip in it "none" would be no answer. A newer release may use queues that we do not know.
+
+    Raises:
+        ConfigurationError: there is no such queue.
+    """
+    if name is not None and name not in QUEUES and not is_used:
+        raise ConfigurationError(f"there is no queue {in_one_line(name)}; there are {', '.join(QUEUES)}")
 
 
 def _show(letters: Sequence[OutboxDeadLetter], *, as_json: bool) -> int:

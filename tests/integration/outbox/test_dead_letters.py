@@ -125,7 +125,7 @@ async def test_the_command_lists_replays_and_resolves(sessions: Sessions, databa
         (["replay"], "required"),
         (["replay", "1", "--all-of", "audit"], "not allowed"),
         (["resolve"], "required"),
-        (["resolve", "x"], "ID"),
+        (["resolve", "x"], "ID: not the id of a dead letter"),
         (["resolve", "0"], "not the id of a dead letter"),
         (["list"], "run.json as database_url"),
     ],
@@ -134,6 +134,17 @@ async def test_wrong_use_is_exit_code_2(arguments: list[str], hint: str) -> None
     refused = await command(None, *arguments)
     assert refused.code == 2
     assert hint in refused.err
+
+
+async def test_a_queue_that_does_not_exist_is_refused(sessions: Sessions, database_url: str) -> None:
+    """Of a name with a slip in it "none" would be the wrong answer; queues of a newer release are taken."""
+    await insert_letters(sessions, 1_000, queue="of_a_newer_release")
+    for arguments in (("list", "--queue", "audits"), ("replay", "--all-of", "audits")):
+        refused = await command(database_url, *arguments)
+        assert (refused.code, refused.out) == (2, "")
+        assert refused.err.startswith("mini-chat: there is no queue audits; there are usage_snapshot, audit, ")
+    assert (await command(database_url, "list", "--queue", "chat_cleanup")).out == "No unresolved dead letters.\n"
+    assert (await command(database_url, "replay", "--all-of", "of_a_newer_release")).out == "replayed: 1000\n"
 
 
 async def test_a_database_that_is_away_is_exit_code_1() -> None:
