@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, Text, and_, cast, delete, exists, func, select, true, update
+from sqlalchemy import ColumnElement, Select, Text, and_, cast, delete, exists, func, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
@@ -20,6 +20,9 @@ from shared.turns.tables import Turn
 from shared.valkey.keyspace import TurnKeys
 
 BATCH: Final = 200
+
+_NAMES_A_USER: Final = ("user_id", "actor_user_id")
+"""Members of usage and audit events, which outlive the rows of their chats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +131,9 @@ class PurgeScope:
         is_of_tenant: ColumnElement[bool] = payload["tenant_id"].astext == str(self._tenant_id)
         if self._user_id is None:
             return is_of_tenant
+        is_of_user = or_(*(payload[name].astext == str(self._user_id) for name in _NAMES_A_USER))
         is_of_chat = exists().where(self._owns(Chat), cast(Chat.id, Text) == payload["chat_id"].astext)
-        return and_(is_of_tenant, is_of_chat)
+        return and_(is_of_tenant, or_(is_of_user, is_of_chat))
 
 
 def _count(table: Any, *conditions: ColumnElement[bool]) -> Select[int]:

@@ -185,6 +185,19 @@ async def test_of_a_user_nothing_of_colleagues_goes(world: World) -> None:
     assert (await world.has_log(mine), await world.has_log(theirs)) == (False, True)
 
 
+async def test_events_are_counted_when_the_rows_of_their_chats_have_gone(world: World) -> None:
+    """Usage and audit events still go out, so a user has messages left for as long as one names them."""
+    owner = Owner()
+    colleague = Owner(tenant_id=owner.tenant_id)
+    for one, member in ((owner, "user_id"), (owner, "actor_user_id"), (colleague, "user_id")):
+        payload = {"tenant_id": str(one.tenant_id), "chat_id": str(new_uuid7()), member: str(one.user_id)}
+        (message,) = await insert_messages(world.sessions, "event", queue=AUDIT, key=member)
+        async with world.sessions.begin() as session:
+            await session.execute(update(OutboxMessage).where(OutboxMessage.id == message.id).values(payload=payload))
+    outcome = await world.purge(owner, "--dry-run", "--json", of_user=True)
+    assert outcome.json["there_is"]["undelivered_messages"] == 2
+
+
 async def test_running_turns_are_stopped_and_what_they_cost_is_told(world: World) -> None:
     """The usage event of a turn that is stopped stays until it is delivered; so does what was there before."""
     owner = Owner()
