@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import orjson
 from arq.constants import default_queue_name, in_progress_key_prefix, job_key_prefix, retry_key_prefix
-from arq.jobs import deserialize_job_raw, serialize_job
+from arq.jobs import SerializationError, deserialize_job_raw, serialize_job
 from arq.utils import timestamp_ms
 
 from shared.queue.jobs import Job
@@ -79,6 +79,15 @@ class TurnQueue:
         """Add the job; False if it waits already. Replaces whatever a dead worker left under the same id."""
         [added] = await run_scripts(self._valkey, [self.enqueueing(job)])
         return bool(added)
+
+    async def traceparent_of(self, job: Job) -> str | None:
+        """The trace of a job of this id that waits, runs, or was left behind by a worker that died; None if unknown."""
+        content = await self._valkey.get(job_key_prefix + job.job_id)
+        try:
+            _, kwargs = PickedJob(job.job_id, content).read()
+        except SerializationError:
+            return None
+        return kwargs.get("traceparent")
 
     async def pick(self, *, at_most: int, in_progress_ms: int) -> list[PickedJob]:
         """Take up to `at_most` due jobs for this worker, oldest first."""

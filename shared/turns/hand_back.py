@@ -15,7 +15,7 @@ from uuid import UUID
 
 from shared.db.engine import Sessions
 from shared.events.log import EventLog
-from shared.queue.jobs import RunTurn
+from shared.queue.jobs import AttemptReason, RunTurn
 from shared.queue.queue import TurnQueue
 from shared.turns.repository import TurnRepository
 from shared.turns.tables import Turn
@@ -56,14 +56,14 @@ class TurnRelease:
         if turn.state != "running":
             return HandBack.ENDED
         if not is_held:
-            await self._enqueue(turn_id, turn.attempt + 1)
+            await self._enqueue(turn, attempt=turn.attempt + 1, reason=reason_for_another(turn))
             return HandBack.QUEUED
         if await self._would_fail(turn):
             return HandBack.WOULD_FAIL
         async with self.sessions.begin() as session:
             if not await TurnRepository(session).take_away(turn_id, attempt=turn.attempt):
                 return HandBack.MOVED
-        await self._enqueue(turn_id, turn.attempt + 2)
+        await self._enqueue(turn, attempt=turn.attempt + 2, reason="drain")
         return HandBack.HANDED_BACK
 
     async def _would_fail(self, turn: Turn) -> bool:
@@ -72,8 +72,16 @@ class TurnRelease:
             return False
         return await self.log.has_shown_content(TurnKeys(turn.chat_id, turn.request_id)) is not False
 
-    async def _enqueue(self, turn_id: UUID, attempt: int) -> None:
+    async def _enqueue(self, turn: Turn, *, attempt: int, reason: AttemptReason) -> None:
         try:
-            await self.queue.enqueue(RunTurn(turn_id, attempt))
+            trace = await self.queue.traceparent_of(RunTurn(turn.id, turn.attempt)) if turn.attempt else None
+            await self.queue.enqueue(RunTurn(turn.id, attempt, traceparent=trace, reason=reason))
         except REDIS_FAILURE as error:
-            logger.warning("a turn is left to the sweeper: %r", error, extra={"turn_id": str(turn_id)})
+            logger.warning("a turn is left to the sweeper: %r", error, extra={"turn_id": str(turn.id)})
+
+
+def reason_for_another(turn: Turn) -> AttemptReason:
+    """Why a turn that nobody holds gets another attempt. A lease that was given back is none that ran out."""
+    if turn.attempt == 0:
+        return "first"
+    return "drain" if turn.lease_expires_at is None else "worker_lost"

@@ -13,10 +13,11 @@ from datetime import timedelta
 from shared.db.engine import Sessions
 from shared.events.log import EventLog
 from shared.logs import log_fields
-from shared.queue.jobs import AttemptReason, RunTurn
+from shared.queue.jobs import RunTurn
 from shared.queue.queue import TurnQueue
 from shared.settings import Settings
 from shared.turns.finalize import TurnFinalizer
+from shared.turns.hand_back import reason_for_another
 from shared.turns.lifecycle import Ending
 from shared.turns.log_fields import fields_of
 from shared.turns.repository import TurnRepository, is_unheld
@@ -69,7 +70,10 @@ class Sweeper:
         elif self._is_used_up(turn) or await self._cannot_start_over(turn):
             await self._end(turn)
         else:
-            await self.queue.enqueue(RunTurn(turn.id, turn.attempt + 1, reason=_reason_for_another(turn)))
+            # What a dead worker had taken is still there: the turn stays one trace.
+            trace = await self.queue.traceparent_of(RunTurn(turn.id, turn.attempt)) if turn.attempt else None
+            job = RunTurn(turn.id, turn.attempt + 1, traceparent=trace, reason=reason_for_another(turn))
+            await self.queue.enqueue(job)
 
     async def _cannot_start_over(self, turn: Turn) -> bool:
         """Something was shown, or may have been, and the client did not agree to a restart."""
@@ -89,10 +93,3 @@ class Sweeper:
         )
         if finalized is not None:
             await end_log(self.log, TurnKeys(turn.chat_id, turn.request_id), finalized)
-
-
-def _reason_for_another(turn: Turn) -> AttemptReason:
-    """A lease that was given back is none that ran out."""
-    if turn.attempt == 0:
-        return "first"
-    return "drain" if turn.lease_expires_at is None else "worker_lost"

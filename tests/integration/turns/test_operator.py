@@ -13,7 +13,7 @@ from shared.events import frames
 from shared.events.ids import opening
 from shared.events.log import EventLog
 from shared.ids import new_uuid4
-from shared.queue.queue import QUEUE_NAME
+from shared.queue.queue import QUEUE_NAME, TurnQueue
 from shared.settings import Settings
 from shared.turns.finalize import TurnFinalizer
 from shared.turns.lifecycle import Ending, TokenUsage
@@ -55,6 +55,11 @@ async def say(log: EventLog, turn: Turn, *words: str, attempt: int = 1) -> None:
 
 async def waiting_jobs(valkey: Valkey) -> set[str]:
     return {job.decode() for job in await valkey.zrange(QUEUE_NAME, 0, -1)}
+
+
+async def reasons(valkey: Valkey, settings: Settings) -> list[str]:
+    """What the jobs that wait say about why there is another attempt; takes them."""
+    return [job.read()[1]["reason"] for job in await TurnQueue(valkey, settings).pick(at_most=9, in_progress_ms=1_000)]
 
 
 async def test_turns_are_listed_by_what_becomes_of_them(settings: Settings, sessions: Sessions, valkey: Valkey) -> None:
@@ -181,6 +186,7 @@ async def test_a_turn_that_is_handed_back_is_lost_to_its_worker(
     handed = await turns(settings, "hand-back", turn.id)
     assert (handed.code, handed.out) == (0, f"{turn.id}: taken from its worker; another one starts it over\n")
     assert await waiting_jobs(valkey) == {f"{turn.id}:3"}
+    assert await reasons(valkey, settings) == ["drain"]
     lease = timedelta(seconds=10)
     async with sessions.begin() as session:
         assert await TurnRepository(session).renew([(turn.id, 1)], progressing=[turn.id], lease=lease) == []
@@ -199,6 +205,7 @@ async def test_a_turn_that_nobody_holds_is_queued_again(settings: Settings, sess
     handed = await turns(settings, "hand-back", fresh.id, lost.id, "--json")
     assert [one["outcome"] for one in handed.json] == ["queued", "queued"]
     assert await waiting_jobs(valkey) == {f"{fresh.id}:1", f"{lost.id}:2"}
+    assert sorted(await reasons(valkey, settings)) == ["first", "worker_lost"]
     assert (await get_turn(sessions, lost)).lease_expires_at is not None
 
 

@@ -29,6 +29,7 @@ from worker.turns.sweeper import Sweeper
 
 LONG_AGO = timedelta(minutes=1)
 EXPIRED = func.now() - timedelta(seconds=1)
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 LIVE = func.now() + timedelta(seconds=10)
 
 
@@ -103,6 +104,17 @@ async def test_a_lost_worker_s_turn_is_tried_again(sessions: Sessions, valkey: V
     turn = await insert(sessions, attempt=1, lease_owner="dead", lease_expires_at=EXPIRED)
     await sweeper.sweep()
     assert await waiting_jobs(valkey) == {f"{turn.id}:2"}
+
+
+async def test_a_turn_that_is_tried_again_stays_one_trace(sessions: Sessions, valkey: Valkey, sweeper: Sweeper) -> None:
+    """What the dead worker had taken out of the queue still says whose trace it is."""
+    turn = await insert(sessions, attempt=1, lease_owner="dead", lease_expires_at=EXPIRED)
+    await sweeper.queue.enqueue(RunTurn(turn.id, 1, traceparent=TRACEPARENT))
+    await sweeper.queue.pick(at_most=1, in_progress_ms=60_000)
+    await sweeper.sweep()
+    (job,) = await sweeper.queue.pick(at_most=9, in_progress_ms=60_000)
+    _, payload = job.read()
+    assert (job.job_id, payload["traceparent"]) == (f"{turn.id}:2", TRACEPARENT)
 
 
 @pytest.mark.parametrize(
