@@ -53,6 +53,10 @@ class ConfigurationError(Exception):
     """The configuration cannot be used; the text says which key and why, and holds no secret."""
 
 
+A_DAY_SECS: Final = 86_400
+"""As long as anything may wait that has no bound of its own: far more than is of use, and no timer overflows."""
+
+
 class Group(BaseModel):
     """A level of the tree: unknown members are refused, values never change."""
 
@@ -181,7 +185,7 @@ class DocSummarySettings(Group):
 
 class OrphanWatchdogSettings(Group):
     enabled: bool = True
-    scan_interval_secs: float = Field(60, gt=0)
+    scan_interval_secs: float = Field(60, gt=0, le=A_DAY_SECS)
     timeout_secs: int = Field(300, ge=10, le=3_600)
 
 
@@ -198,21 +202,21 @@ class CleanupWorkerSettings(Group):
     enabled: bool = True
     max_attempts: int = Field(5, gt=0)
     batch_size: int = Field(32, gt=0)
-    poll_interval_secs: float = Field(60, gt=0)
+    poll_interval_secs: float = Field(60, gt=0, le=A_DAY_SECS)
 
 
 class OutboxSettings(Group):
     partitions: Annotated[int, AfterValidator(_require_power_of_two)] = Field(4, ge=1, le=64)
-    poll_interval_ms: int = Field(1_000, gt=0)
-    lease_secs: float = Field(30, gt=0)
-    backoff_base_secs: float = Field(1, gt=0)
-    backoff_max_secs: float = Field(60, gt=0)
+    poll_interval_ms: int = Field(1_000, gt=0, le=A_DAY_SECS * 1_000)
+    lease_secs: float = Field(30, gt=0, le=A_DAY_SECS)
+    backoff_base_secs: float = Field(1, gt=0, le=A_DAY_SECS)
+    backoff_max_secs: float = Field(60, gt=0, le=A_DAY_SECS)
     max_attempts: int = Field(20, gt=0)
-    retention_hours: int = Field(24, gt=0)
+    retention_hours: int = Field(24, gt=0, le=876_000)
 
 
 class RetentionSettings(Group):
-    chat_grace_days: int = Field(30, ge=0)
+    chat_grace_days: int = Field(30, ge=0, le=36_500)
 
 
 class MetricsSettings(Group):
@@ -283,17 +287,26 @@ class PageSettings(Group):
 
 
 class DrainSettings(Group):
-    lead_secs: float = Field(0, ge=0)
+    lead_secs: float = Field(0, ge=0, le=A_DAY_SECS)
 
 
 class CatalogSettings(Group):
     path: Path | None = None
-    reload_secs: float = Field(30, ge=0)
+    reload_secs: float = Field(30, ge=0, le=A_DAY_SECS)
+
+
+def _require_zero_or_at_least_a_thousandth(rate: float) -> float:
+    if 0 < rate < 0.001:
+        raise ValueError("must be 0, or at least 0.001")
+    return rate
 
 
 class LimitSettings(Group):
-    requests_per_second: float = Field(0, ge=0)
-    burst: int = Field(0, ge=0)
+    # Both bounds keep the time in which a bucket fills within what Lua counts in microseconds without loss.
+    requests_per_second: Annotated[float, AfterValidator(_require_zero_or_at_least_a_thousandth)] = Field(
+        0, ge=0, le=1_000_000
+    )
+    burst: int = Field(0, ge=0, le=1_000_000)
     concurrent_streams_per_user: int = Field(0, ge=0)
     concurrent_turns_per_user: int = Field(0, ge=0)
     max_queued_turns: int = Field(0, ge=0)

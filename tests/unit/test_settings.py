@@ -38,7 +38,7 @@ def one_of(*choices: str) -> tuple[Values, Values]:
 
 POSITIVE = integer(1)
 NOT_NEGATIVE = integer(0)
-POSITIVE_NUMBER = (("0.001",), ("0", "-1", "x", "nan", "inf"))
+UP_TO_A_DAY = (("0.001", "86400"), ("0", "-1", "86401", "x", "nan", "inf"))
 UUID = (("00000000-0000-4000-8000-00000000000a",), ("x", "1"))
 
 RANGES: dict[str, tuple[Values, Values]] = {
@@ -118,7 +118,7 @@ RANGES: dict[str, tuple[Values, Values]] = {
     "doc_summary.enabled": BOOLEAN,
     "doc_summary.model_id": ANY_TEXT,
     "orphan_watchdog.enabled": BOOLEAN,
-    "orphan_watchdog.scan_interval_secs": POSITIVE_NUMBER,
+    "orphan_watchdog.scan_interval_secs": UP_TO_A_DAY,
     "orphan_watchdog.timeout_secs": integer(10, 3_600),
     "thread_summary_worker.enabled": BOOLEAN,
     "thread_summary_worker.compression_threshold_pct": integer(1, 99),
@@ -129,15 +129,15 @@ RANGES: dict[str, tuple[Values, Values]] = {
     "cleanup_worker.enabled": BOOLEAN,
     "cleanup_worker.max_attempts": POSITIVE,
     "cleanup_worker.batch_size": POSITIVE,
-    "cleanup_worker.poll_interval_secs": POSITIVE_NUMBER,
+    "cleanup_worker.poll_interval_secs": UP_TO_A_DAY,
     "outbox.partitions": (("1", "2", "64"), ("0", "3", "48", "128", *ANY_INTEGER_BUT)),
-    "outbox.poll_interval_ms": POSITIVE,
-    "outbox.lease_secs": POSITIVE_NUMBER,
-    "outbox.backoff_base_secs": POSITIVE_NUMBER,
-    "outbox.backoff_max_secs": POSITIVE_NUMBER,
+    "outbox.poll_interval_ms": integer(1, 86_400_000),
+    "outbox.lease_secs": UP_TO_A_DAY,
+    "outbox.backoff_base_secs": UP_TO_A_DAY,
+    "outbox.backoff_max_secs": UP_TO_A_DAY,
     "outbox.max_attempts": POSITIVE,
-    "outbox.retention_hours": POSITIVE,
-    "retention.chat_grace_days": NOT_NEGATIVE,
+    "outbox.retention_hours": integer(1, 876_000),
+    "retention.chat_grace_days": integer(0, 36_500),
     "metrics.prefix": (("mini_chat", "a1"), ("1a", "a-b", "A", "a b")),
     "metrics.api_port": PORT,
     "metrics.worker_port": PORT,
@@ -155,11 +155,11 @@ RANGES: dict[str, tuple[Values, Values]] = {
         ('["chat.example"]', '["https://chat.example/"]', '["https://Chat.example"]', '["null"]', "https://a.example"),
     ),
     "page.enabled": BOOLEAN,
-    "drain.lead_secs": number(0),
+    "drain.lead_secs": number(0, 86_400),
     "catalog.path": ANY_TEXT,
-    "catalog.reload_secs": number(0),
-    "limits.requests_per_second": number(0),
-    "limits.burst": NOT_NEGATIVE,
+    "catalog.reload_secs": number(0, 86_400),
+    "limits.requests_per_second": (("0", "0.001", "1000000"), ("-1", "0.0009", "1000001", "x", "nan", "inf")),
+    "limits.burst": integer(0, 1_000_000),
     "limits.concurrent_streams_per_user": NOT_NEGATIVE,
     "limits.concurrent_turns_per_user": NOT_NEGATIVE,
     "limits.max_queued_turns": NOT_NEGATIVE,

@@ -116,3 +116,11 @@ def test_a_bucket_is_forgotten_when_it_is_full_again(server: redis.Redis, interv
         assert bucket.ask() == 0
         life: Any = server.pttl(bucket.keys.rate)
         assert life <= asked * interval / 1000 + 1
+
+
+def test_the_slowest_rate_and_the_largest_burst_are_counted_without_loss(server: redis.Redis) -> None:
+    """The bounds of `limits.requests_per_second` and `limits.burst` together."""
+    bucket = Bucket(server, 1_000 * SECOND, 1_000_000)
+    server.set(bucket.keys.rate, bucket.now() + (bucket.burst - 1) * bucket.interval)
+    assert bucket.ask() == 0
+    assert bucket.interval - SECOND < bucket.ask() <= bucket.interval
