@@ -48,11 +48,17 @@ def database_url(settings: DatabaseSettings) -> str:
     return url.render_as_string(hide_password=False)
 
 
-def create_engine(settings: DatabaseSettings, *, pool_size: int | None = None) -> AsyncEngine:
+def create_engine(
+    settings: DatabaseSettings, *, pool_size: int | None = None, has_time_limit: bool = True
+) -> AsyncEngine:
+    """
+    Args:
+        has_time_limit: without it a statement may take as long as it takes: an index on a large table takes minutes.
+    """
     size = pool_size or settings.pool_size
     connect_args: dict[str, object] = {
         "timeout": CONNECT_TIMEOUT_SECS,
-        "command_timeout": COMMAND_TIMEOUT_SECS,
+        "command_timeout": COMMAND_TIMEOUT_SECS if has_time_limit else None,
         "server_settings": {"application_name": "mini-chat", "timezone": "UTC"},
     }
     if not settings.statement_cache:

@@ -1,11 +1,15 @@
 """Bring a database to the revision this build needs, and tell whether it is there.
 
-Migrations expand first and contract in a later release, so that the previous release runs on the new schema.
+Migrations expand first and contract in a later release, so that the previous release runs on the new schema. They run
+beside processes that serve: a change of a table waits for whoever reads it, a backup for one, and everybody who comes
+later waits behind it. So it waits for a moment only, steps back to let them pass, and tries again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -14,14 +18,24 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from shared.backoff import outlast
 from shared.db.command import DATABASE_FAILURE, reason_of
 from shared.db.engine import create_engine
 from shared.settings import ConfigurationError, Settings
 
 # One migrating process at a time; the others wait and find nothing left to do. Any number will do, if it is ours.
 MIGRATION_LOCK = 7_243_905
+
+TABLE_LOCK_WAIT_MS = 2_000
+"""How long requests may be held up by a change that waits for a table."""
+RETRY_SECS = (1.0, 10.0)
+GIVE_UP_AFTER_SECS = 900.0
+LOCK_NOT_AVAILABLE = "55P03"
+
+logger = logging.getLogger(__name__)
 
 
 def migrate(settings: Settings) -> None:
@@ -67,11 +81,25 @@ async def is_current(session: AsyncSession) -> bool:
 
 
 async def _migrate(settings: Settings) -> None:
-    engine = create_engine(settings.database, pool_size=1)
-    try:
+    engine = create_engine(settings.database, pool_size=1, has_time_limit=False)
+    give_up_at = time.monotonic() + GIVE_UP_AFTER_SECS
+
+    async def upgrade() -> None:
         async with engine.begin() as connection:
             await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+            # From here on: another migration is waited for until it is through.
+            await connection.execute(text(f"SET LOCAL lock_timeout = {TABLE_LOCK_WAIT_MS}"))
             await connection.run_sync(_upgrade)
+
+    def is_table_in_use(error: Exception) -> bool:
+        if not isinstance(error, DBAPIError) or getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+            return False
+        logger.warning("a table is in use, will try again")
+        return time.monotonic() < give_up_at
+
+    first, longest = RETRY_SECS
+    try:
+        await outlast(upgrade, is_outage=is_table_in_use, first=first, longest=longest)
     finally:
         await engine.dispose()
 

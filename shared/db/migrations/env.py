@@ -19,7 +19,7 @@ def _run(connection: Connection) -> None:
 
 
 async def _connect_and_run() -> None:
-    engine = create_engine(load_settings().database, pool_size=1)
+    engine = create_engine(load_settings().database, pool_size=1, has_time_limit=False)
     async with engine.begin() as connection:
         await connection.run_sync(_run)
     await engine.dispose()
