@@ -126,6 +126,16 @@ def test_grace_periods_are_longer_than_drains(monkeypatch: pytest.MonkeyPatch) -
     assert worker["terminationGracePeriodSeconds"] >= settings.worker.drain_secs + HAND_BACK_SECS + 5
 
 
+def test_the_uploads_of_a_moment_fit_into_the_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond its limit a pod is evicted, streams and all."""
+    rag = _settings(monkeypatch).rag
+    largest = max(rag.uploaded_file_max_size_kb, rag.uploaded_image_max_size_kb) * 1024
+    volumes = {volume["name"]: volume for volume in pod_of(kubernetes_object("Deployment", "mini-chat-api"))["volumes"]}
+    limit = volumes["tmp"]["emptyDir"]["sizeLimit"]
+    assert limit == "1Gi"
+    assert 2 * rag.max_concurrent_uploads * largest <= 1024**3, "with room for thumbnails"
+
+
 def test_a_replica_goes_on_accepting_until_it_is_known_to_be_red(monkeypatch: pytest.MonkeyPatch) -> None:
     (container,) = pod_of(kubernetes_object("Deployment", "mini-chat-api"))["containers"]
     probe = container["readinessProbe"]
