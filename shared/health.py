@@ -1,7 +1,8 @@
 """Whether a process can do its work: the answers behind `/healthz` and `/readyz` of API and worker alike.
 
 A usage event that could not be delivered makes a process `degraded`, at once and until somebody has replayed or
-resolved it: somebody has to look, but there is no reason to take the process out of service.
+resolved it, and so does a catalog file that was changed and is refused: somebody has to look, but there is no reason to
+take the process out of service.
 """
 
 from __future__ import annotations
@@ -69,9 +70,11 @@ class ReadinessProbe:
             asyncio.gather(*(_outcome(name, check) for name, check in checks.items())),
             _outcome("usage_delivery", self._usage_is_delivered),
         )
+        found: dict[str, Outcome] = dict(zip(checks, outcomes, strict=True))
+        if found["catalog"] == "ok" and self.catalog.is_file_refused:
+            found["catalog"] = "degraded"
         # Without an answer nothing is known; that PostgreSQL does not answer is another check's finding.
-        delivery: Outcome = "ok" if usage == "ok" else "degraded"
-        return Readiness({**dict(zip(checks, outcomes, strict=True)), "usage_delivery": delivery})
+        return Readiness({**found, "usage_delivery": "ok" if usage == "ok" else "degraded"})
 
     async def _database_answers(self) -> bool:
         async with self.sessions() as session:

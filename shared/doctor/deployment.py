@@ -19,6 +19,12 @@ from shared.settings import Settings
 
 TIMEOUT: Final = aiohttp.ClientTimeout(total=10)
 
+_DEGRADED: Final = {
+    "usage_delivery": "see `mini-chat outbox list`",
+    "catalog": "correct the catalog file; the API's log says why it is refused",
+}
+"""What to do about a check of /readyz that is degraded."""
+
 
 async def check_deployment(
     url: str, settings: Settings, clock: Clock, *, token: str | None, silence_secs: int
@@ -59,7 +65,8 @@ def _judge_readiness(status: int, body: bytes) -> Finding:
     if status != HTTPStatus.OK:
         return fail("api", f"is not ready: {wrong}", "mend what the check is named after; see the API's log")
     if wrong:
-        return warn("api", f"is {state}: {wrong}", "see `mini-chat outbox list`")
+        to_do = [_DEGRADED[name] for name, outcome in checks if outcome == "degraded" and name in _DEGRADED]
+        return warn("api", f"is {state}: {wrong}", " and ".join(to_do) or "see the API's log")
     return ok("api", "is ready")
 
 

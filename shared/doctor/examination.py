@@ -68,7 +68,11 @@ class Examination:
         if auth.mode == "dev":
             return warn("auth", "mode dev: every caller is the same user", "set auth.mode jwt, except to develop")
         if auth.jwt.key is None and auth.jwt.jwks_url is None:
-            return fail("auth", "there is no key to check tokens with", "set auth.jwt.jwks_url or auth.jwt.key")
+            return fail(
+                "auth",
+                "there is no key to check tokens with",
+                "set auth.jwt.jwks_url or auth.jwt.key (`mini-chat run` sets auth.mode dev instead)",
+            )
         unchecked = [name for name in ("issuer", "audience") if getattr(auth.jwt, name) is None]
         if unchecked:
             seen = f"{' and '.join(unchecked)} of tokens are not checked"

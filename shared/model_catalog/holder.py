@@ -12,6 +12,8 @@ class CatalogHolder:
     def __init__(self, loaded: Catalog) -> None:
         self._loaded = loaded
         self._is_stored = False
+        self.is_file_refused = False
+        """The file has been changed since, and cannot be put in force as it is."""
 
     @property
     def is_stored(self) -> bool:

@@ -122,13 +122,16 @@ class FilePolicySource:
         """Put the file in force as it is now; what is in force stays if that cannot be done."""
         async with self._lock:
             try:
-                return await self._reload(force=force)
+                reloaded = await self._reload(force=force)
             except ConfigurationError as error:
+                self._catalog.is_file_refused = True
                 logger.error("the catalog is not reloaded: %s", error)  # noqa: TRY400 (a clear text)
                 return "refused"
             except Exception as error:
                 logger.error("the catalog cannot be reloaded now: %r", error)  # noqa: TRY400 (a server is away)
                 return "failed"
+            self._catalog.is_file_refused = False
+            return reloaded
 
     async def _reload(self, *, force: bool) -> Reloaded:
         text = await asyncio.to_thread(_read, self._settings.catalog.path)

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from tests.support.catalogs import PREMIUM, STANDARD
+from tests.support.commands import mini_chat
 from tests.support.deployment import Deployment, Process, deployment
 from tests.support.tokens import Caller
 from tests.support.turns import ToldTurn, ask, create_chat, scripted
@@ -77,6 +78,11 @@ async def test_a_kill_switch_takes_effect_at_the_next_send(reloading: Deployment
         edit(reloading, policy_version=2, kill_switches={})  # the version must grow: nothing changes
         await wait_until(lambda: "2 is stored with another content" in reloading.apis[0].log)
         assert await has_switched(DOWNGRADED)
+        outcome = await mini_chat(
+            "doctor", "--url", reloading.apis[0].url, "--silence", 1, variables=reloading.variables
+        )
+        assert "api                     is degraded: catalog degraded" in outcome.out
+        assert "correct the catalog file; the API's log says why" in outcome.out
 
         edit(reloading, policy_version=3, kill_switches={})
         await wait_until(lambda: has_switched(ALLOWED))

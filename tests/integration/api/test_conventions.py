@@ -285,6 +285,17 @@ async def test_usage_that_could_not_be_delivered_makes_a_process_degraded(api: R
         assert (await root.get("/readyz")).json()["status"] == "ok"
 
 
+async def test_a_catalog_file_that_is_refused_makes_a_process_degraded(api: RunningApi) -> None:
+    """What somebody wanted is not in force, and the process serves by what was."""
+    async with api.client(base_path="") as root:
+        api.context.catalog.is_file_refused = True
+        answer = await root.get("/readyz")
+        assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
+        assert answer.json()["checks"]["catalog"] == "degraded"
+        api.context.catalog.is_file_refused = False
+        assert (await root.get("/readyz")).json()["status"] == "ok"
+
+
 async def test_a_stream_passes_through_chunk_by_chunk(api: RunningApi, ann: Caller) -> None:
     """No layer around a response buffers it or asks for its body before it is there."""
     gate, half = asyncio.Event(), asyncio.Event()

@@ -179,11 +179,21 @@ async def test_a_refused_reload_keeps_what_is_in_force(
     break_file(source)
     assert await source.policies.reload() == "refused"
     assert source.holder.current is before
+    assert source.holder.is_file_refused
     [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert reason in record.getMessage()
     source.write(policy_version=8)
     await source.policies.reload()
     assert source.holder.current.policy_version == 8
+    assert not source.holder.is_file_refused
+
+
+async def test_a_file_that_is_put_back_is_refused_no_longer(source: Source) -> None:
+    source.write(**PREMIUM_OFF)
+    assert await source.policies.reload() == "refused"
+    source.write()
+    assert await source.policies.reload() == "unchanged"
+    assert not source.holder.is_file_refused
 
 
 async def test_a_start_that_cannot_store_is_made_up_for(
