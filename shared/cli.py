@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from importlib import import_module, metadata
 
 from shared.config.command_line import add_parser as add_config_parser
-from shared.console import EXIT_CONFIGURATION, EXIT_FAILURE, fail
+from shared.console import EXIT_CONFIGURATION, EXIT_FAILURE, EXIT_INTERRUPTED, fail
 from shared.doctor.command_line import add_parser as add_doctor_parser
 from shared.embedded.errors import EngineError
 from shared.embedded.ports import LOOPBACK
@@ -61,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail(error, EXIT_CONFIGURATION)
     except EngineError as error:
         return fail(error)
+    except KeyboardInterrupt:
+        # Of commands that end by themselves; processes that serve take the signal for their drain.
+        return fail("interrupted", EXIT_INTERRUPTED)
     return 0
 
 

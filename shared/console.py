@@ -3,6 +3,7 @@
     0  done, and nothing is wrong
     1  something is wrong, was not found or could not be done; what could be done is done
     2  wrong usage, or a configuration that cannot be used
+    130  Ctrl-C, as shells call it
 
 Results go to standard output, what is wrong with the call to standard error. What comes from users or providers is
 printed without anything that a terminal would obey. `shared.db.command` has what commands on a database need besides.
@@ -19,6 +20,7 @@ import orjson
 EXIT_OK: Final = 0
 EXIT_FAILURE: Final = 1
 EXIT_CONFIGURATION: Final = 2
+EXIT_INTERRUPTED: Final = 130
 
 
 def fail(error: object, code: int = EXIT_FAILURE) -> int:

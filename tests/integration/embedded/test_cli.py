@@ -37,6 +37,17 @@ def test_a_migration_needs_a_database(capsys: pytest.CaptureFixture[str]) -> Non
     assert "database.url" in capsys.readouterr().err
 
 
+def test_a_command_that_is_interrupted_says_no_more_than_that(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shared.db.migrate.migrate", interrupt)
+    assert cli.main(["migrate"]) == 130
+    assert capsys.readouterr().err == "mini-chat: interrupted\n"
+
+
 def test_run_refuses_development_mode_on_an_open_host(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
