@@ -7,8 +7,9 @@ from typing import Final
 
 Headers = list[tuple[bytes, bytes]]
 
-_ALWAYS: Final[Headers] = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
 _UNLESS_SAID: Final[Headers] = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
     # Answers are one user's own, and a proxy or a shared browser must not keep them.
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
@@ -16,7 +17,7 @@ _UNLESS_SAID: Final[Headers] = [
 
 
 def add_safe_headers(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """`headers`, whose own word on caching and content counts, with what is missing."""
+    """`headers`, whose own word counts, with what is missing."""
     given = list(headers)
     names = {name.lower() for name, _ in given}
-    return [*given, *_ALWAYS, *(header for header in _UNLESS_SAID if header[0] not in names)]
+    return [*given, *(header for header in _UNLESS_SAID if header[0] not in names)]

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.middleware import Foyer, RequestMiddleware, conduct
 from api.problems import install_handlers
+from api.safe_headers import add_safe_headers
 
 START: Message = {"type": "http.response.start", "status": 200, "headers": []}
 
@@ -140,6 +141,15 @@ async def test_without_a_foyer_it_is_conducted_at_once() -> None:
 
     await LongAnswer([])({"type": "http"}, receive, send)
     assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+
+
+def test_a_header_that_an_answer_brings_along_is_not_said_twice() -> None:
+    """The page has some of its own."""
+    own = (b"X-Content-Type-Options", b"nosniff")
+    headers = add_safe_headers([own])
+    names = [name.lower() for name, _ in headers]
+    assert len(names) == len(set(names)) == 4
+    assert own in headers
 
 
 async def test_other_protocols_pass_through() -> None:
