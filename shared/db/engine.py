@@ -43,7 +43,7 @@ def database_url(settings: DatabaseSettings) -> str:
         ConfigurationError: `database.url` is not set.
     """
     if settings.url is None:
-        raise ConfigurationError("database.url: is required")
+        raise ConfigurationError("database.url: not set. Set MINI_CHAT_DATABASE__URL")
     url = make_url(settings.url.get_secret_value()).set(drivername="postgresql+asyncpg")
     return url.render_as_string(hide_password=False)
 

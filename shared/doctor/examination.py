@@ -15,6 +15,7 @@ from shared.db.engine import open_database
 from shared.doctor.clocks import check_clock
 from shared.doctor.deployment import check_deployment
 from shared.doctor.findings import Finding, fail, ok, warn
+from shared.doctor.policy import check_policy
 from shared.doctor.postgres import check_postgres
 from shared.doctor.providers import check_providers
 from shared.doctor.redis_server import check_redis
@@ -50,7 +51,7 @@ class Examination:
             yield _describe(catalog)
             for finding in await check_providers(catalog):
                 yield finding
-        async for finding in self._check_database():
+        async for finding in self._check_database(catalog):
             yield finding
         async for finding in self._check_valkey():
             yield finding
@@ -79,7 +80,7 @@ class Examination:
             return warn("auth", seen, f"set {' and '.join(f'auth.jwt.{name}' for name in unchecked)}")
         return ok("auth", f"tokens by {', '.join(auth.jwt.algorithms)}")
 
-    async def _check_database(self) -> AsyncIterator[Finding]:
+    async def _check_database(self, catalog: Catalog | None) -> AsyncIterator[Finding]:
         if self.settings.database.url is None:
             yield fail("postgresql", "database.url is not set", "set MINI_CHAT_DATABASE__URL")
             return
@@ -94,6 +95,8 @@ class Examination:
                     is_migrated = is_migrated and not (finding.check == "migrations" and finding.status == "fail")
                     yield finding
                 if is_migrated:
+                    if catalog is not None:
+                        yield await check_policy(session, catalog)
                     async for finding in check_work(session, self.settings):
                         yield finding
         except DATABASE_FAILURE as error:

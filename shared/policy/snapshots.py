@@ -15,6 +15,7 @@ from typing import Final
 import orjson
 from sqlalchemy import BigInteger, bindparam, select
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from shared.db.engine import Sessions
 from shared.model_catalog.catalog import Catalog
@@ -51,11 +52,17 @@ async def store_snapshot(sessions: Sessions, catalog: Catalog, *, now: datetime)
             },
         )
         # Whoever came second has waited for the first one's commit, and reads it here.
-        stored = await session.scalar(_SELECT_HASH, {"version": catalog.policy_version})
+        stored = await find_hash(session, catalog.policy_version)
     if stored != wanted:
         raise ConfigurationError(
             f"policy_version: {catalog.policy_version} is stored with another content; raise it to publish this catalog"
         )
+
+
+async def find_hash(session: AsyncSession, version: int) -> str | None:
+    """The hash of the content that is stored under a version."""
+    found: str | None = await session.scalar(_SELECT_HASH, {"version": version})
+    return found
 
 
 async def load_snapshot(sessions: Sessions, version: int) -> Catalog:

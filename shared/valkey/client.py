@@ -32,7 +32,7 @@ def redis_url(settings: RedisSettings) -> str:
         ConfigurationError: `redis.url` is not set.
     """
     if settings.url is None:
-        raise ConfigurationError("redis.url: is required")
+        raise ConfigurationError("redis.url: not set. Set MINI_CHAT_REDIS__URL")
     return settings.url.get_secret_value()
 
 

@@ -15,7 +15,9 @@ from shared.db.engine import Sessions
 from shared.doctor.clocks import check_clock
 from shared.doctor.redis_server import check_redis
 from shared.ids import new_uuid4
+from shared.model_catalog.catalog import Catalog
 from shared.outbox.tables import OutboxDeadLetter
+from shared.policy.snapshots import store_snapshot
 from shared.settings import Settings
 from shared.valkey.client import Valkey, open_valkey
 from shared.valkey.keyspace import CANCEL_CHANNEL
@@ -168,6 +170,16 @@ async def test_a_catalog_that_breaks_a_rule_is_found(doctor: Doctor) -> None:
     found = (await doctor.findings())["catalog"]
     assert found["status"] == "fail"
     assert "at least one model must be enabled" in found["seen"]
+
+
+async def test_a_catalog_that_was_changed_under_its_version_is_found(doctor: Doctor, sessions: Sessions) -> None:
+    """Processes refuse it, so what somebody wanted is not in force."""
+    assert (await doctor.findings())["policy"]["seen"] == "version 1 is new"
+    await store_snapshot(sessions, Catalog.model_validate(doctor.catalog), now=NOW)
+    assert (await doctor.findings())["policy"]["seen"] == "version 1 is stored"
+    doctor.catalog["kill_switches"] = {"disable_premium_tier": True}
+    found = (await doctor.findings())["policy"]
+    assert (found["status"], found["change"]) == ("fail", "raise policy_version in the catalog")
 
 
 async def test_work_that_nobody_does_is_found(doctor: Doctor, sessions: Sessions) -> None:

@@ -34,7 +34,7 @@ def test_a_bad_configuration_is_one_line_and_exit_code_2(
 
 def test_a_migration_needs_a_database(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["migrate"]) == 2
-    assert "database.url" in capsys.readouterr().err
+    assert capsys.readouterr().err == "mini-chat: database.url: not set. Set MINI_CHAT_DATABASE__URL\n"
 
 
 def test_a_command_that_is_interrupted_says_no_more_than_that(
