@@ -42,6 +42,7 @@ from shared.turns.gauges import GAUGE_INTERVAL, measure_turns
 from shared.turns.presence import HEARTBEAT_INTERVAL, Presence
 from shared.turns.stop import TurnStopper
 from shared.valkey.client import open_valkey
+from shared.valkey.eviction import warn_of_eviction
 
 
 def lifespan_of(
@@ -116,6 +117,7 @@ async def open_context(
         background = BackgroundTasks()
         stack.push_async_callback(background.aclose)
         background.spawn(policies.keep_current(), name="catalog reload")
+        background.spawn(warn_of_eviction(valkey), name="look at the eviction")
         background.spawn(live.run(), name="live feed")
         background.spawn(followers.run(), name="turn follower")
         background.spawn(every(HEARTBEAT_INTERVAL, audience.renew, name="presence"), name="presence")

@@ -21,6 +21,7 @@ from shared.outbox.gauges import measure_outbox
 from shared.periodic import every
 from shared.settings import Settings
 from shared.turns.gauges import GAUGE_INTERVAL, measure_turns
+from shared.valkey.eviction import warn_of_eviction
 from worker.attachments.stuck import STUCK_INTERVAL
 from worker.lifespan import WorkerContext, open_worker
 from worker.retention import PURGE_INTERVAL
@@ -50,6 +51,7 @@ async def _run(settings: Settings) -> None:
             every(SWEEP_INTERVAL, context.sweeper.sweep, name="sweep"),
             every(ABSENCE_INTERVAL, context.absence.look, name="absence watch"),
             hear_stop_signals(context.signal_valkey, context.leases),
+            warn_of_eviction(context.valkey),
             context.policies.keep_current(),
             context.outbox.run(),
             every(GAUGE_INTERVAL, partial(measure_turns, context.sessions, context.metrics), name="gauges"),
