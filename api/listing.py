@@ -18,8 +18,8 @@ from shared.errors import InvalidError
 
 _Limit = Annotated[
     str | None,
-    WithJsonSchema({"type": "integer", "minimum": 1, "default": DEFAULT_LIMIT}),
-    Query(description=f"Rows per page; more than {MAX_LIMIT} is taken as {MAX_LIMIT}."),
+    WithJsonSchema({"type": "integer", "minimum": 1}),
+    Query(description=f"Rows per page, {DEFAULT_LIMIT} unless told; more than {MAX_LIMIT} is taken as {MAX_LIMIT}."),
 ]
 _Cursor = Annotated[str | None, Query(description="`next_cursor` or `prev_cursor` of a page of this list.")]
 _Filter = Annotated[str | None, Query(alias="$filter")]
