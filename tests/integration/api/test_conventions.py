@@ -156,6 +156,16 @@ async def test_errors_speak_of_json(client: httpx.AsyncClient) -> None:
     ]
 
 
+async def test_a_long_list_of_bad_members_is_one_error(client: httpx.AsyncClient) -> None:
+    """One for each would be an answer, and work for the process, many times the size of the request."""
+    for bad in (["x"] * 100_000, [str(new_uuid4())] * 1_001):
+        body = {"content": "x", "attachment_ids": bad}
+        answer = await client.post(f"/chats/{new_uuid4()}/messages:stream", json=body)
+        assert assert_problem(answer, 400, "invalid_request")["errors"] == [
+            {"field": "attachment_ids", "message": "must have at most 1000 members"}
+        ]
+
+
 async def test_errors_name_the_member_and_never_repeat_the_input(client: httpx.AsyncClient) -> None:
     answer = await client.post("/chats", json={"title": ["swordfish"], "model": {"a": "swordfish"}})
     problem = assert_problem(answer, 400, "invalid_request")
