@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
+from pydantic.json_schema import SkipJsonSchema
 
 from api.schemas import Omittable, Timestamp, Uuid
 from shared.settings import OnDisconnect, OnWorkerLoss
@@ -82,9 +83,11 @@ class SendMessage(BaseModel):
 class ReplacementOptions(BaseModel):
     """Of a retry or an edit, in the query."""
 
-    request_id: Annotated[Uuid | None, Field(description="Idempotency key of the new turn; made if absent.")] = None
-    on_disconnect: OnDisconnect | None = None
-    on_worker_loss: OnWorkerLoss | None = None
+    request_id: Annotated[
+        Uuid | SkipJsonSchema[None], Field(description="Idempotency key of the new turn; made if absent.")
+    ] = None
+    on_disconnect: OnDisconnect | SkipJsonSchema[None] = None
+    on_worker_loss: OnWorkerLoss | SkipJsonSchema[None] = None
 
 
 class EditTurn(BaseModel):

@@ -399,6 +399,14 @@ def test_the_document_tells_every_code_of_a_refusal(settings: Settings) -> None:
     assert "Location" in paths[f"{BASE}/chats"]["post"]["responses"]["201"]["headers"]
 
 
+def test_no_parameter_is_null_in_the_document(settings: Settings) -> None:
+    """A query cannot hold a null: it would be the text `null`."""
+    for path, operations in create_app(settings).openapi()["paths"].items():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", []):
+                assert "null" not in json.dumps(parameter["schema"]), (path, parameter["name"])
+
+
 async def test_the_document_needs_no_token(api: RunningApi) -> None:
     async with api.client(base_path="") as client:
         document = (await client.get("/openapi.json")).json()
