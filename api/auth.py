@@ -20,7 +20,7 @@ import jwt
 
 from api.jwks import JwksKeys
 from api.odata import parse_uuid
-from shared.errors import UnauthenticatedError
+from shared.errors import ForbiddenError, UnauthenticatedError
 from shared.ids import TenantId, UserId
 from shared.settings import AuthSettings, ConfigurationError, JwtSettings
 
@@ -69,6 +69,11 @@ SCOPES: Final[Mapping[str, frozenset[Action]]] = {
     "ai:mini_chat:read": READ_ACTIONS,
     "ai:mini_chat:write": ALL_ACTIONS - READ_ACTIONS,
 }
+
+
+class FeatureNotLicensedError(ForbiddenError):
+    code = "feature_not_licensed"
+    default_detail = "The tenant has no licence for this feature"
 
 
 @dataclass(frozen=True, slots=True)

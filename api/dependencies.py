@@ -12,7 +12,7 @@ from typing import Annotated
 from fastapi import Depends, Path, Request, Security
 from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
 
-from api.auth import Action, Principal
+from api.auth import Action, FeatureNotLicensedError, Principal
 from api.context import ApiContext
 from api.schemas import HYPHENATED
 from shared.chats.errors import ChatNotFoundError
@@ -28,11 +28,6 @@ _LOGGED_PATH_PARAMS = frozenset({"chat_id", "request_id"})
 
 _bearer = HTTPBearer(bearerFormat="JWT", scheme_name="bearer", auto_error=False)
 _cookie = APIKeyCookie(name=TOKEN_COOKIE, scheme_name="cookie", auto_error=False)
-
-
-class FeatureNotLicensedError(ForbiddenError):
-    code = "feature_not_licensed"
-    default_detail = "The tenant has no licence for this feature"
 
 
 def context_of(request: Request) -> ApiContext:

@@ -12,19 +12,22 @@ from typing import Annotated
 
 from fastapi import Depends, Query, Request
 from pydantic import WithJsonSchema
+from pydantic.json_schema import SkipJsonSchema
 
 from api.pagination import DEFAULT_LIMIT, MAX_LIMIT
 from shared.errors import InvalidError
 
 _Limit = Annotated[
     str | None,
-    WithJsonSchema({"type": "integer", "minimum": 1, "default": DEFAULT_LIMIT}),
-    Query(description=f"Rows per page; more than {MAX_LIMIT} is taken as {MAX_LIMIT}."),
+    WithJsonSchema({"type": "integer", "minimum": 1}),
+    Query(description=f"Rows per page, {DEFAULT_LIMIT} unless told; more than {MAX_LIMIT} is taken as {MAX_LIMIT}."),
 ]
-_Cursor = Annotated[str | None, Query(description="`next_cursor` or `prev_cursor` of a page of this list.")]
-_Filter = Annotated[str | None, Query(alias="$filter")]
-_OrderBy = Annotated[str | None, Query(alias="$orderby")]
-_Select = Annotated[str | None, Query(alias="$select")]
+_Cursor = Annotated[
+    str | SkipJsonSchema[None], Query(description="`next_cursor` or `prev_cursor` of a page of this list.")
+]
+_Filter = Annotated[str | SkipJsonSchema[None], Query(alias="$filter")]
+_OrderBy = Annotated[str | SkipJsonSchema[None], Query(alias="$orderby")]
+_Select = Annotated[str | SkipJsonSchema[None], Query(alias="$select")]
 
 
 @dataclass(frozen=True, slots=True)

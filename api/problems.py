@@ -20,6 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
+from api.auth import FeatureNotLicensedError
 from api.limits.errors import LimitReachedError
 from api.schemas import Omittable
 from shared.db.engine import is_database_away
@@ -75,10 +76,29 @@ _ANY_ROUTE: Final[tuple[type[ChatError], ...]] = (
     InvalidError,
     UnauthenticatedError,
     ForbiddenError,
+    FeatureNotLicensedError,
     ThrottledError,
     UnavailableError,
     ChatError,
 )
+
+_RETRY_AFTER: Final[Mapping[str, Any]] = {
+    "headers": {
+        "Retry-After": {"description": "Seconds to wait, if that helps.", "schema": {"type": "integer", "minimum": 0}}
+    }
+}
+_DESCRIBED_HEADERS: Final[Mapping[int, Mapping[str, Any]]] = {
+    401: {"headers": {"WWW-Authenticate": {"schema": {"type": "string"}}}},
+    429: _RETRY_AFTER,
+    503: _RETRY_AFTER,
+}
+
+_IN_WORDS_OF_JSON: Final[Mapping[str, str]] = {
+    "model_attributes_type": "must be an object",
+    "tuple_type": "must be an array",
+    "uuid_type": "must be a hyphenated UUID",
+}
+"""Of what Pydantic tells in words of Python."""
 
 
 class ProblemField(BaseModel):
@@ -167,7 +187,8 @@ def problem_responses(*errors: type[ChatError]) -> dict[int | str, dict[str, Any
         codes.setdefault(status_of(error), set()).add(error.code)
     content = {MEDIA_TYPE: {"schema": {"$ref": SCHEMA_REF}}}
     described: dict[int | str, dict[str, Any]] = {
-        status: {"description": ", ".join(sorted(names)), "content": content} for status, names in sorted(codes.items())
+        status: {"description": ", ".join(sorted(names)), "content": content, **_DESCRIBED_HEADERS.get(status, {})}
+        for status, names in sorted(codes.items())
     }
     # Also keeps FastAPI from documenting a 422 that is never sent: a bad request is a 400 here.
     described["default"] = {"description": "Any other failure", "content": content}
@@ -192,7 +213,9 @@ def _field_error(item: Mapping[str, Any]) -> FieldError:
     where, *path = item["loc"]
     is_syntax = item["type"] == "json_invalid"
     field = ".".join(str(part) for part in path) if path and not is_syntax else str(where)
-    return FieldError(field, str(item["msg"]).removeprefix("Value error, "))
+    if isinstance(item["input"], bytes):
+        return FieldError(field, "must be declared as JSON by a Content-Type of application/json")
+    return FieldError(field, _IN_WORDS_OF_JSON.get(item["type"]) or str(item["msg"]).removeprefix("Value error, "))
 
 
 def _headers_for(error: ChatError, status: int) -> dict[str, str]:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Response
 
@@ -19,8 +19,16 @@ from shared.model_catalog.errors import InvalidModelError
 
 router = APIRouter(tags=["chats"], route_class=JsonRoute)
 
+_CREATED: Final[dict[int | str, dict[str, Any]]] = {
+    201: {"headers": {"Location": {"description": "The path of the chat.", "schema": {"type": "string"}}}}
+}
 
-@router.post("/chats", status_code=201, responses=problem_responses(InvalidModelError, TooLargeError))
+
+@router.post(
+    "/chats",
+    status_code=201,
+    responses=_CREATED | problem_responses(InvalidModelError, TooLargeError),
+)
 async def create_chat(
     body: CreateChat,
     context: Context,

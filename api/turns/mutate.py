@@ -29,6 +29,7 @@ from api.turns.preflight import (
     announce,
     insert_turn,
 )
+from api.turns.send_view import SendView
 from api.turns.submit import Existing, find_existing
 from shared.attachments.tables import Attachment
 from shared.chats.errors import ChatNotFoundError
@@ -39,6 +40,7 @@ from shared.ids import ChatId, new_uuid4
 from shared.messages.tables import Message, MessageAttachment
 from shared.outbox.enqueue import enqueue
 from shared.outbox.messages import audit
+from shared.quotas.repository import Account
 from shared.settings import OnDisconnect, OnWorkerLoss
 from shared.turns.audit_events import turn_deleted, turn_replaced
 from shared.turns.errors import (
@@ -93,9 +95,29 @@ async def _replace(command: ReplaceTurn, principal: Principal, context: ApiConte
     )
     if isinstance(view, Existing):
         return view
+    try:
+        return await _take_place(draft, view, command, account, principal, context, is_valkey_there=is_there)
+    except (NotLatestTurnError, GenerationInProgressError):
+        # Whoever was faster may have been this request, repeated by a client that saw no answer: its id is what counts.
+        again = await find_existing(draft, account, context, may_attach=command.may_attach)
+        if isinstance(again, Existing):
+            return again
+        raise
+
+
+async def _take_place(
+    draft: TurnRequest,
+    view: SendView,
+    command: ReplaceTurn,
+    account: Account,
+    principal: Principal,
+    context: ApiContext,
+    *,
+    is_valkey_there: bool,
+) -> Accepted:
     old, request = await _complete(draft, command, principal, context)
     keys = TurnKeys(request.chat_id, request.request_id)
-    async with context.limiter.entering(principal, keys, is_valkey_there=is_there) as entry:
+    async with context.limiter.entering(principal, keys, is_valkey_there=is_valkey_there) as entry:
         admitted = await admit(request, view, account, principal, context)
         if not entry.is_answered:
             raise UnavailableError

@@ -20,6 +20,7 @@ from api.turns.preflight import Accepted, TurnRequest
 from api.turns.relay import EventStreamResponse
 from api.turns.schemas import EVENT_ID_PATTERN, EVENT_SCHEMA, EditTurn, ReplacementOptions, SendMessage, TurnStatus
 from api.turns.submit import Existing, submit_turn
+from shared.attachments.errors import ImagesDisabledError
 from shared.chats.errors import ChatNotFoundError
 from shared.errors import FieldError, InvalidError, TooLargeError
 from shared.events.ids import Cursor, parse_cursor
@@ -29,11 +30,13 @@ from shared.quotas.errors import QuotaExceededError
 from shared.turns.errors import (
     ContextBudgetExceededError,
     GenerationInProgressError,
+    ImageBytesExceededError,
     InputTooLongError,
     InvalidAttachmentError,
     InvalidTurnStateError,
     NotLatestTurnError,
     RequestIdConflictError,
+    TooManyImagesError,
     TurnNotFoundError,
     UnsupportedMediaError,
     WebSearchDisabledError,
@@ -57,20 +60,24 @@ _STREAM: Final[dict[int | str, dict[str, Any]]] = {
     }
 }
 
+_NOT_FOUND: Final = (ChatNotFoundError, TurnNotFoundError)
 _SEND_ERRORS: Final = (
-    TurnNotFoundError,
+    *_NOT_FOUND,
     RequestIdConflictError,
     GenerationInProgressError,
     InvalidAttachmentError,
+    TooManyImagesError,
+    ImagesDisabledError,
     WebSearchDisabledError,
     TooLargeError,
+    ImageBytesExceededError,
     UnsupportedMediaError,
     InputTooLongError,
     ContextBudgetExceededError,
     QuotaExceededError,
     QueueFullError,
 )
-_SEND_PROBLEMS: Final = problem_responses(ChatNotFoundError, *_SEND_ERRORS)
+_SEND_PROBLEMS: Final = problem_responses(*_SEND_ERRORS)
 _REPLACEMENT_PROBLEMS: Final = problem_responses(*_SEND_ERRORS, InvalidTurnStateError, NotLatestTurnError)
 
 _ABOUT_TO_END: Final[dict[int | str, dict[str, Any]]] = {
@@ -154,7 +161,7 @@ async def edit_turn(
     "/chats/{chat_id}/turns/{request_id}",
     status_code=204,
     response_class=Response,
-    responses=problem_responses(TurnNotFoundError, InvalidTurnStateError, NotLatestTurnError),
+    responses=problem_responses(*_NOT_FOUND, InvalidTurnStateError, NotLatestTurnError),
 )
 async def remove_turn(
     chat_id: ChatIdPath,
@@ -166,7 +173,7 @@ async def remove_turn(
     await delete_turn(chat_id, request_id, principal, context)
 
 
-@router.get("/chats/{chat_id}/turns/{request_id}", responses=problem_responses(TurnNotFoundError))
+@router.get("/chats/{chat_id}/turns/{request_id}", responses=problem_responses(*_NOT_FOUND))
 async def get_turn(
     chat_id: ChatIdPath,
     request_id: RequestIdPath,
@@ -182,7 +189,7 @@ async def get_turn(
     response_class=Response,
     responses=_STREAM
     | {204: {"description": "There is nothing after this event: do not come back."}}
-    | problem_responses(TurnNotFoundError),
+    | problem_responses(*_NOT_FOUND),
 )
 async def stream_events(
     chat_id: ChatIdPath,
@@ -210,7 +217,7 @@ async def stream_events(
 
 @router.post(
     "/chats/{chat_id}/turns/{request_id}/cancel",
-    responses=_ABOUT_TO_END | problem_responses(TurnNotFoundError),
+    responses=_ABOUT_TO_END | problem_responses(*_NOT_FOUND),
 )
 async def cancel_turn(
     chat_id: ChatIdPath,

@@ -3,12 +3,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
+from pydantic.json_schema import SkipJsonSchema
 
 from api.schemas import Omittable, Timestamp, Uuid
 from shared.settings import OnDisconnect, OnWorkerLoss
 from shared.turns.lifecycle import TurnState
 from shared.turns.tables import Turn
+
+MAX_ATTACHMENTS: Final = 1_000
+"""Of one message: far more than a chat usually holds."""
 
 EVENT_ID_PATTERN: Final = "[0-9]{1,10}-[0-9]{1,10}|s-[1-9]"
 EVENT_SCHEMA: Final[Mapping[str, Any]] = {
@@ -29,6 +33,13 @@ def _not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("must not be blank")
     return text
+
+
+def _bounded(ids: Any) -> Any:
+    """Before a member is looked at: each that is wrong would be an error of its own, millions in one body."""
+    if isinstance(ids, list) and len(ids) > MAX_ATTACHMENTS:
+        raise ValueError(f"must have at most {MAX_ATTACHMENTS} members")
+    return ids
 
 
 def _distinct(ids: tuple[Uuid, ...]) -> tuple[Uuid, ...]:
@@ -54,7 +65,10 @@ class SendMessage(BaseModel):
         None
     )
     attachment_ids: Annotated[
-        tuple[Uuid, ...], AfterValidator(_distinct), Field(json_schema_extra={"uniqueItems": True})
+        tuple[Uuid, ...],
+        BeforeValidator(_bounded),
+        AfterValidator(_distinct),
+        Field(json_schema_extra={"maxItems": MAX_ATTACHMENTS, "uniqueItems": True}),
     ] = ()
     web_search: WebSearch = WebSearch()
     on_disconnect: Annotated[
@@ -69,9 +83,11 @@ class SendMessage(BaseModel):
 class ReplacementOptions(BaseModel):
     """Of a retry or an edit, in the query."""
 
-    request_id: Annotated[Uuid | None, Field(description="Idempotency key of the new turn; made if absent.")] = None
-    on_disconnect: OnDisconnect | None = None
-    on_worker_loss: OnWorkerLoss | None = None
+    request_id: Annotated[
+        Uuid | SkipJsonSchema[None], Field(description="Idempotency key of the new turn; made if absent.")
+    ] = None
+    on_disconnect: OnDisconnect | SkipJsonSchema[None] = None
+    on_worker_loss: OnWorkerLoss | SkipJsonSchema[None] = None
 
 
 class EditTurn(BaseModel):

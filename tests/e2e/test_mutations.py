@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import httpx
@@ -13,6 +14,7 @@ from tests.support.deployment import Deployment
 from tests.support.problems import assert_problem
 from tests.support.sse import Event, open_stream, shown_text
 from tests.support.turns import create_chat, message, scripted, send_path, turn_path
+from tests.support.waiting import wait_until
 
 FINISHES: dict[str, Any] = {"text": "The answer.", "rate": 0}
 
@@ -147,6 +149,41 @@ async def test_a_retry_has_an_idempotency_key_too(client: httpx.AsyncClient) -> 
     again = await retry(client, chat_id, old, params=key)
     assert again[0].data == first[0].data | {"is_new_turn": False}
     assert len(await contents(client, chat_id)) == 2
+
+
+async def test_a_retry_repeated_before_it_is_answered_is_one_retry(
+    client: httpx.AsyncClient, other_replica: httpx.AsyncClient, database: asyncpg.Connection
+) -> None:
+    """Its id decides, as that of a send: who names a place joins the new turn, who does not learns that it exists."""
+    chat_id = await create_chat(client)
+    old = (await ask(client, chat_id))[0].data["request_id"]
+
+    async def retry_at_once(headers: dict[str, str]) -> list[httpx.Response]:
+        """At both replicas, which all find the old turn unchanged and then wait for its chat."""
+        nonlocal old
+        path, old = f"{turn_path(chat_id, old)}/retry", str(new_uuid4())
+        async with asyncio.TaskGroup() as tasks, database.transaction():
+            await database.execute("SELECT FROM chats WHERE id = $1 FOR UPDATE", UUID(chat_id))
+            asked = [
+                tasks.create_task(replica.post(path, params={"request_id": old}, headers=headers))
+                for replica in (client, other_replica)
+            ]
+            await wait_until(lambda: _have_waiting(database, len(asked)))
+        return [task.result() for task in asked]
+
+    one, other = await retry_at_once({"Last-Event-ID": ""})
+    assert one.status_code == other.status_code == httpx.codes.OK, (one.text, other.text)
+    assert one.text == other.text
+    [refused] = [answer for answer in await retry_at_once({}) if answer.status_code != httpx.codes.OK]
+    assert_problem(refused, 409, "request_id_conflict")
+    assert len(await contents(client, chat_id)) == 2
+
+
+async def _have_waiting(database: asyncpg.Connection, statements: int) -> bool:
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    # The snapshot of statistics is kept for the length of a transaction otherwise.
+    await database.execute("SELECT pg_stat_clear_snapshot()")
+    return bool(await database.fetchval(waiting) >= statements)
 
 
 async def test_a_replaced_turn_is_no_part_of_the_history(product: Deployment, client: httpx.AsyncClient) -> None:

@@ -139,7 +139,31 @@ async def test_a_body_must_be_declared_as_json(client: httpx.AsyncClient) -> Non
     """Else any web page could post to a development server, which asks for no token."""
     for media_type in ("text/plain", "application/x-www-form-urlencoded"):
         answer = await client.post("/chats", content=b"{}", headers={"Content-Type": media_type})
-        assert_problem(answer, 400, "invalid_request")
+        [error] = assert_problem(answer, 400, "invalid_request")["errors"]
+        assert "application/json" in error["message"]
+
+
+async def test_errors_speak_of_json(client: httpx.AsyncClient) -> None:
+    """And not of the types of Python that would have been made of it."""
+    [error] = assert_problem(await client.post("/chats", json=[]), 400, "invalid_request")["errors"]
+    assert error == {"field": "body", "message": "must be an object"}
+    body = {"content": "x", "attachment_ids": "y", "web_search": True, "request_id": 1}
+    answer = await client.post(f"/chats/{new_uuid4()}/messages:stream", json=body)
+    assert assert_problem(answer, 400, "invalid_request")["errors"] == [
+        {"field": "request_id", "message": "must be a hyphenated UUID"},
+        {"field": "attachment_ids", "message": "must be an array"},
+        {"field": "web_search", "message": "must be an object"},
+    ]
+
+
+async def test_a_long_list_of_bad_members_is_one_error(client: httpx.AsyncClient) -> None:
+    """One for each would be an answer, and work for the process, many times the size of the request."""
+    for bad in (["x"] * 100_000, [str(new_uuid4())] * 1_001):
+        body = {"content": "x", "attachment_ids": bad}
+        answer = await client.post(f"/chats/{new_uuid4()}/messages:stream", json=body)
+        assert assert_problem(answer, 400, "invalid_request")["errors"] == [
+            {"field": "attachment_ids", "message": "must have at most 1000 members"}
+        ]
 
 
 async def test_errors_name_the_member_and_never_repeat_the_input(client: httpx.AsyncClient) -> None:
@@ -351,6 +375,47 @@ def test_the_document_is_valid_and_complete(settings: Settings) -> None:
             for status, answer in operation["responses"].items():
                 if not status.startswith("2"):
                     assert answer["content"].keys() == {"application/problem+json"}, (path, status)
+
+
+def test_the_document_tells_every_code_of_a_refusal(settings: Settings) -> None:
+    paths = create_app(settings).openapi()["paths"]
+    turn = f"{BASE}/chats/{{chat_id}}/turns/{{request_id}}"
+    sending = {
+        400: {"invalid_request", "invalid_attachment", "too_many_images", "images_disabled", "web_search_disabled"},
+        404: {"chat_not_found"},
+        409: {"request_id_conflict", "generation_in_progress"},
+        413: {"payload_too_large", "image_bytes_exceeded"},
+        415: {"unsupported_media"},
+        422: {"input_too_long", "context_budget_exceeded"},
+        429: {"quota_exceeded", "rate_limited"},
+        503: {"queue_full", "service_unavailable"},
+    }
+    finding = {404: {"chat_not_found", "turn_not_found"}}
+    changing = finding | {400: {"invalid_turn_state"}, 409: {"not_latest_turn"}}
+    told = {
+        ("post", f"{BASE}/chats"): [{400: {"invalid_model"}, 403: {"feature_not_licensed"}}],
+        ("post", f"{BASE}/chats/{{chat_id}}/messages:stream"): [sending],
+        ("get", turn): [finding],
+        ("get", f"{turn}/events"): [finding],
+        ("post", f"{turn}/cancel"): [finding],
+        ("post", f"{turn}/retry"): [sending, changing],
+        ("patch", turn): [sending, changing],
+        ("delete", turn): [changing],
+    }
+    for (method, path), refusals in told.items():
+        answers = paths[path][method]["responses"]
+        for status, codes in (item for refusal in refusals for item in refusal.items()):
+            assert codes <= set(answers[str(status)]["description"].split(", ")), (method, path, status)
+        assert "Retry-After" in answers["503"]["headers"]
+    assert "Location" in paths[f"{BASE}/chats"]["post"]["responses"]["201"]["headers"]
+
+
+def test_no_parameter_is_null_in_the_document(settings: Settings) -> None:
+    """A query cannot hold a null: it would be the text `null`."""
+    for path, operations in create_app(settings).openapi()["paths"].items():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", []):
+                assert "null" not in json.dumps(parameter["schema"]), (path, parameter["name"])
 
 
 async def test_the_document_needs_no_token(api: RunningApi) -> None:
