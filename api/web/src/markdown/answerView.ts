@@ -2,18 +2,21 @@
  * Shows a growing Markdown text in an element, at a cost that does not depend on how long the text already is.
  *
  * Everything before the last block can no longer change, and is rendered once. Only the last block is rendered again as
- * it grows; if it becomes long, its beginning is settled too: the items of a list, the first sentences of a paragraph.
+ * it grows; if it becomes long, its beginning is settled too (`split.ts`), and what follows is put into the same element.
  * The text of a listing is only ever appended to. What has arrived since the last frame is shown in the next, and no more
- * than a slice of it, so that a long backlog does not hold the page up.
+ * than a slice of it, so that a long backlog does not hold the page up; what cannot be split is shown less often.
  */
 
 import type { Token, Tokens } from "marked";
 import type { AnswerText } from "../state/answerText";
 import { blocksOf, frameCode, renderBlocks } from "./render";
+import { split } from "./split";
 
 const SLICE = 6_000;
-const LONG_BLOCK = 2_500;
 const LINES_PER_CHUNK = 40;
+/** A frame that took longer than this, in milliseconds, is followed by a pause of so many times its length. */
+const LONG_FRAME_MS = 10;
+const PAUSE = 3;
 
 export class AnswerView {
   readonly #tail = document.createElement("div");
@@ -21,8 +24,11 @@ export class AnswerView {
   /** How much of the text is shown, and how much of that is settled. */
   #shownTo = 0;
   #settledTo = 0;
+  /** The block whose beginning is settled: the text after that goes on with it. */
+  #open: OpenBlock | null = null;
   #listing: Listing | null = null;
   #frame: number | null = null;
+  #pauseUntil = 0;
 
   readonly #unsubscribe: () => void;
 
@@ -45,6 +51,7 @@ export class AnswerView {
 
   #clear(): void {
     this.#shownTo = this.#settledTo = 0;
+    this.#open = null;
     this.#listing = null;
     this.#tail.replaceChildren();
     this.root.replaceChildren(this.#tail);
@@ -53,11 +60,13 @@ export class AnswerView {
   #schedule(): void {
     this.#frame ??= requestAnimationFrame(() => {
       this.#frame = null;
-      this.#showMore();
+      if (performance.now() < this.#pauseUntil) this.#schedule();
+      else this.#showMore();
     });
   }
 
   #showMore(): void {
+    const begin = performance.now();
     const text = this.source.value;
     if (!text.startsWith(this.#text)) this.#clear();
     this.#text = text;
@@ -66,46 +75,113 @@ export class AnswerView {
       this.#showTail();
     }
     this.onShown();
+    const end = performance.now();
+    this.#pauseUntil = end - begin > LONG_FRAME_MS ? end + PAUSE * (end - begin) : 0;
     if (this.#shownTo < text.length) this.#schedule();
   }
 
   #showTail(): void {
-    const tokens = blocksOf(this.#text.slice(this.#settledTo, this.#shownTo));
+    const tokens = this.#blocks();
     const last = tokens.findLastIndex((token) => token.type !== "space");
     if (last === -1) return;
     this.#settle(tokens.slice(0, last));
-    const open = settleBeginning(tokens[last]!, (beginning) => this.#settle([beginning]));
-    this.#showOpen(open);
+    const { beginning, rest, context } = split(tokens[last]!);
+    if (beginning !== null) this.#settleBeginning(beginning, context);
+    this.#showOpen(rest);
+  }
+
+  /** What is not settled. A row of a table is one only below the head of its table, which is put before it. */
+  #blocks(): Token[] {
+    const context = this.#open?.context ?? "";
+    const tokens = blocksOf(context + this.#text.slice(this.#settledTo, this.#shownTo));
+    if (context !== "") tokens[0] = { ...tokens[0]!, raw: tokens[0]!.raw.slice(context.length) };
+    return tokens;
   }
 
   #settle(tokens: Token[]): void {
     if (tokens.length === 0) return;
-    this.#settledTo += tokens.reduce((length, token) => length + token.raw.length, 0);
-    const listing = this.#listing;
+    this.#settledTo += lengthOf(tokens);
     const first = tokens[0]!;
-    if (listing !== null && first.type === "code" && listing.show((first as Tokens.Code).text)) {
-      this.root.insertBefore(listing.element, this.#tail);
+    if (this.#open?.type === first.type) {
+      this.#open.settle(renderBlocks([first]));
+      tokens = tokens.slice(1);
+    } else if (first.type === "code" && this.#listing?.show(first as Tokens.Code) === true) {
+      this.root.insertBefore(this.#listing.element, this.#tail);
       tokens = tokens.slice(1);
     }
-    this.#listing = null;
+    this.#open?.showTail(null);
+    this.#open = this.#listing = null;
     this.root.insertBefore(renderBlocks(tokens), this.#tail);
     this.#tail.replaceChildren();
   }
 
-  #showOpen(token: Token): void {
-    if (token.type !== "code") {
-      this.#listing = null;
-      this.#tail.replaceChildren(renderBlocks([token]));
-      return;
-    }
-    const { text: code, lang } = token as Tokens.Code;
-    const text = code.replace(/\n[`~]+$/, ""); // probably the beginning of the fence that closes it
-    if (this.#listing?.show(text) !== true) {
-      this.#listing = new Listing(lang ?? "");
-      this.#listing.show(text);
-      this.#tail.replaceChildren(this.#listing.element);
+  #settleBeginning(beginning: Token, context: string): void {
+    if (this.#open?.type === beginning.type) {
+      this.#settledTo += lengthOf([beginning]);
+      this.#open.settle(renderBlocks([beginning]));
+    } else {
+      this.#settle([beginning]);
+      this.#open = new OpenBlock(beginning.type, context, this.#tail.previousElementSibling!);
     }
   }
+
+  #showOpen(token: Token): void {
+    if (token.type === "code") {
+      this.#open?.showTail(null);
+      this.#showListing(token as Tokens.Code);
+      return;
+    }
+    this.#listing = null;
+    const isPart = this.#open?.type === token.type;
+    this.#open?.showTail(isPart ? renderBlocks([token]) : null);
+    this.#tail.replaceChildren(...(isPart ? [] : [renderBlocks([token])]));
+  }
+
+  #showListing({ text, lang }: Tokens.Code): void {
+    const code = { text: text.replace(/\n[`~]+$/, ""), lang }; // probably the beginning of the fence that closes it
+    if (this.#listing?.show(code) === true) return;
+    this.#listing = new Listing(lang ?? "");
+    this.#listing.show(code);
+    this.#tail.replaceChildren(this.#listing.element);
+  }
+}
+
+function lengthOf(tokens: Token[]): number {
+  return tokens.reduce((length, token) => length + token.raw.length, 0);
+}
+
+/** The element of a block whose end is still to come: what is settled of it stays, what comes after that may change. */
+class OpenBlock {
+  readonly #parent: Element;
+  #tail: ChildNode[] = [];
+
+  /**
+   * @param type of the tokens that go on with it.
+   * @param context what the text after it is to be read behind.
+   */
+  constructor(
+    readonly type: string,
+    readonly context: string,
+    element: Element,
+  ) {
+    this.#parent = partsOf(element);
+  }
+
+  settle(rendered: DocumentFragment): void {
+    this.showTail(rendered);
+    this.#tail = [];
+  }
+
+  showTail(rendered: DocumentFragment | null): void {
+    for (const node of this.#tail) node.remove();
+    this.#tail = rendered === null ? [] : [...partsOf(rendered.firstElementChild!).childNodes];
+    this.#parent.append(...this.#tail);
+  }
+}
+
+/** What has the items, sentences or rows of a block as its children. */
+function partsOf(element: Element): Element {
+  return element.querySelector(":scope > table > tbody") ?? element;
 }
 
 /** A code block that grows. Its lines are laid out in chunks, so that a new one does not move all the others. */
@@ -116,16 +192,16 @@ class Listing {
   #lines = 0;
   #chunk: HTMLElement | null = null;
 
-  constructor(language: string) {
+  constructor(private readonly language: string) {
     const pre = document.createElement("pre");
     pre.dataset["language"] = /^[\w+#.-]+/.exec(language)?.[0] ?? "";
     pre.append(this.#code);
     this.element = frameCode(pre);
   }
 
-  /** False if `text` does not continue what is shown. */
-  show(text: string): boolean {
-    if (!text.startsWith(this.#shown)) return false;
+  /** False if it does not continue what is shown: its language, too, comes in pieces. */
+  show({ text, lang }: { text: string; lang?: string | undefined }): boolean {
+    if (!text.startsWith(this.#shown) || (lang ?? "") !== this.language) return false;
     for (const line of text.slice(this.#shown.length).match(/[^\n]*\n|[^\n]+/g) ?? []) {
       if (this.#chunk === null || this.#lines >= LINES_PER_CHUNK) {
         this.#chunk = document.createElement("span");
@@ -139,45 +215,4 @@ class Listing {
     this.#shown = text;
     return true;
   }
-}
-
-/** Split what is settled off a long block, as blocks of its own, and answer the rest. */
-function settleBeginning(block: Token, settle: (beginning: Token) => void): Token {
-  if (block.raw.length < LONG_BLOCK) return block;
-  if (block.type === "list") return settleItems(block as Tokens.List, settle);
-  if (block.type === "paragraph") return settleSentences(block, settle);
-  return block;
-}
-
-function settleItems(list: Tokens.List, settle: (beginning: Token) => void): Token {
-  const items = list.items.slice(0, -1);
-  const last = list.items.at(-1);
-  if (last === undefined || items.length === 0) return list;
-  const raw = items.map((item) => item.raw).join("");
-  if (!list.raw.startsWith(raw)) return list;
-  settle({ ...list, items, raw });
-  const start = list.ordered ? Number(list.start) + items.length : list.start;
-  return { ...list, items: [last], start, raw: list.raw.slice(raw.length) };
-}
-
-/** Cut where nothing is open that could reach over the cut, before a letter, so that the rest is again a paragraph. */
-function settleSentences(paragraph: Token, settle: (beginning: Token) => void): Token {
-  const { raw } = paragraph;
-  const cut = lastCut(raw, /[.!?…:]\s(?=\p{L})/gu) ?? lastCut(raw, /\s(?=\p{L})/gu);
-  if (cut === null) return paragraph;
-  const [beginning, rest] = [raw.slice(0, cut), raw.slice(cut)].map((text) => blocksOf(text)[0]);
-  if (beginning?.type !== "paragraph" || beginning.raw.length !== cut || rest?.type !== "paragraph") return paragraph;
-  settle(beginning);
-  return rest;
-}
-
-function lastCut(raw: string, boundary: RegExp): number | null {
-  const cuts = [...raw.slice(0, -LONG_BLOCK / 5).matchAll(boundary)].map((match) => match.index + match[0].length);
-  return cuts.findLast((cut) => cut > LONG_BLOCK / 2 && isBalanced(raw.slice(0, cut))) ?? null;
-}
-
-function isBalanced(text: string): boolean {
-  const count = (character: string): number => text.split(character).length - 1;
-  const paired = ["`", "*", "_", "~", '"'].every((character) => count(character) % 2 === 0);
-  return paired && count("[") === count("]") && count("(") === count(")") && count("<") <= count(">");
 }

@@ -267,6 +267,8 @@ class TurnReader {
       silence.broken();
       parser.feed(decoder.decode(value, { stream: true }));
       for (const { id, name, data } of arrived.splice(0)) {
+        if (breath.isNeeded) await breath.take();
+        if (this.signal.aborted) return { ending: { kind: "aborted" } };
         const event = decodeEvent(name, data);
         if (event === null) continue;
         const place = this.#cursor.take(id, event);
@@ -280,8 +282,6 @@ class TurnReader {
         if (isTerminal(event)) return { ending: { kind: "terminal" } };
       }
       if (ticket === null && this.#cursor.id !== null) return { waitMs: null, isFailure: false };
-      await breath.take();
-      if (this.signal.aborted) return { ending: { kind: "aborted" } };
     }
   }
 
@@ -336,8 +336,11 @@ const LONGEST_WORK_MS = 12;
 class Breath {
   #since = performance.now();
 
+  get isNeeded(): boolean {
+    return performance.now() - this.#since > LONGEST_WORK_MS;
+  }
+
   async take(): Promise<void> {
-    if (performance.now() - this.#since < LONGEST_WORK_MS) return;
     // A message, not a timer: those of a hidden tab come once a second.
     await new Promise<void>((resolve) => {
       const { port1, port2 } = new MessageChannel();
