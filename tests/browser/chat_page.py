@@ -19,13 +19,8 @@ class Witness:
     def __init__(self, origins: Collection[str]) -> None:
         self._origins = tuple(origins)
         self.complaints: list[str] = []
-        self.most_streams = 0
-        """How many event streams were open, or wanted, at a time, over all tabs."""
-        self._streams: set[Request] = set()
 
     def watch(self, page: Page) -> None:
-        page.on("requestfinished", self._forget)
-        page.on("requestfailed", self._forget)
         page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
         page.on("console", self._hear)
         page.on("request", self._see)
@@ -34,9 +29,6 @@ class Witness:
         """Of a process that was started for this test."""
         self._origins = (*self._origins, origin)
 
-    def _forget(self, request: Request) -> None:
-        self._streams.discard(request)
-
     def _hear(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning") and "Failed to load resource" not in message.text:
             self.complaints.append(f"{message.type}: {message.text}")
@@ -44,9 +36,6 @@ class Witness:
     def _see(self, request: Request) -> None:
         if not request.url.startswith((*self._origins, "blob:", "data:")):
             self.complaints.append(f"a request to {request.url}")
-        if request.url.endswith(("/events", "/messages:stream")):
-            self._streams.add(request)
-            self.most_streams = max(self.most_streams, len(self._streams))
 
 
 class ChatPage:

@@ -17,6 +17,11 @@ export class ProblemError extends Error {
   }
 }
 
+/** The same request may succeed later. */
+export function isPassing({ status, code }: Problem): boolean {
+  return status === 0 || status >= 500 || code === "rate_limited";
+}
+
 /** The problem that an answer without success carries; one made from its status, if it comes from something in between. */
 export async function problemOf(response: Response): Promise<Problem> {
   const seconds = Number(response.headers.get("Retry-After"));

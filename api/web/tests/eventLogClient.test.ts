@@ -3,7 +3,7 @@ import { describe, expect, it, vi } from "vitest";
 import { EventLogClient, type Ending } from "../src/stream/eventLogClient";
 import type { ConnectionGate } from "../src/stream/gate";
 import { done, FakeServer, frame, problem, restart, started, text, type Entry, type FakeServerOptions } from "./fakeServer";
-import { OpenGate, Recorder } from "./recorder";
+import { FullGate, OpenGate, Recorder } from "./recorder";
 
 const MESSAGE = { content: "Why?", request_id: "r", attachment_ids: [], web_search: { enabled: false } };
 
@@ -260,16 +260,14 @@ describe("how long it waits", () => {
 });
 
 describe("places", () => {
-  it("a question is asked without one, and read on when there is one", async () => {
-    const gate: ConnectionGate = {
-      tryEnter: async () => null,
-      enter: async () => ({ recalled: new AbortController().signal, release: () => {} }),
-    };
+  it("a question is asked at the one for questions, and read on when there is another", async () => {
+    const gate = new FullGate();
     const attempt = run(LOG, undefined, { gate });
     expect(await attempt.ending).toEqual({ kind: "terminal" });
     expectWhole(attempt);
     expect(attempt.server.received.map(({ method }) => method)).toEqual(["POST", "GET"]);
     expect(attempt.recorder.links).toEqual(["connecting", "open", "queued", "open"]);
+    expect([gate.open, gate.most]).toEqual([0, 1]);
   });
 
   it("are given back", async () => {

@@ -28,11 +28,26 @@ export class OpenGate implements ConnectionGate {
   most = 0;
 
   async tryEnter(): Promise<Ticket | null> {
-    this.most = Math.max(this.most, ++this.open);
-    return { recalled: new AbortController().signal, release: () => void this.open-- };
+    return this.place();
   }
 
   async enter(): Promise<Ticket> {
-    return (await this.tryEnter())!;
+    return this.place();
+  }
+
+  async enterToAsk(): Promise<Ticket> {
+    return this.place(true);
+  }
+
+  protected place(isForAsking = false): Ticket {
+    this.most = Math.max(this.most, ++this.open);
+    return { recalled: new AbortController().signal, isForAsking, release: () => void this.open-- };
+  }
+}
+
+/** Lets nobody in at once. */
+export class FullGate extends OpenGate {
+  override async tryEnter(): Promise<null> {
+    return null;
   }
 }

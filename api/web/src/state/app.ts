@@ -1,15 +1,19 @@
 /** Everything the page holds, made once: it opens with the session and follows the address (`#/chats/<id>`). */
 
-import { effect, signal, untracked } from "@preact/signals";
+import { computed, effect, signal, untracked } from "@preact/signals";
 import { Api, type Chat, type Model, type QuotaStatus } from "../api";
 import type { Config } from "../config";
 import { ProblemError } from "../problem";
 import { EventLogClient } from "../stream/eventLogClient";
 import { createGate } from "../stream/gate";
 import { ChatList } from "./chatList";
-import { Conversation } from "./conversation";
+import { Conversation, type ConversationEvents } from "./conversation";
+import { Draft } from "./draft";
 import { Session } from "./session";
 import { Tabs } from "./tabs";
+
+/** How often is looked for the end of answers in chats that are not open. */
+const LOOK_MS = 4_000;
 
 export class App {
   readonly session: Session;
@@ -22,7 +26,7 @@ export class App {
   readonly isOnline = signal(navigator.onLine);
   /** The chat that the address names; null: a new one. */
   readonly selectedId = signal<string | null>(null);
-  readonly #drafts = new Map<string | null, string>();
+  readonly #drafts = new Map<string | null, Draft>();
   readonly #api: Api;
   readonly #client: EventLogClient;
   readonly #tabs = new Tabs();
@@ -43,13 +47,16 @@ export class App {
 
   start(): void {
     this.#tabs.listen((word) => {
-      if (word.kind === "chats") void this.#quietly(() => this.chats.refresh());
-      else if (word.chatId === this.selectedId.value) void this.conversation.value?.refresh();
+      if (word.kind === "chats") {
+        if (word.gone !== undefined) this.chats.drop(word.gone);
+        void this.#quietly(() => this.chats.refresh());
+      } else if (word.chatId === this.selectedId.value) void this.conversation.value?.refresh();
     });
     window.addEventListener("hashchange", () => this.#followAddress());
     window.addEventListener("online", () => {
       this.isOnline.value = true;
       this.#client.wake();
+      void this.#lookAgain();
     });
     window.addEventListener("offline", () => {
       this.isOnline.value = false;
@@ -60,6 +67,17 @@ export class App {
       this.#client.wake();
       void this.#lookAgain();
     });
+    // Nobody tells of an answer that ends in a chat that is not open.
+    const areOthersRunning = computed(() =>
+      this.chats.chats.value.some(({ id, running_request_id: turn }) => turn !== undefined && id !== this.selectedId.value),
+    );
+    effect(() => {
+      if (!areOthersRunning.value) return;
+      const timer = setInterval(() => {
+        if (document.visibilityState === "visible") void this.#quietly(() => this.chats.refresh());
+      }, LOOK_MS);
+      return () => clearInterval(timer);
+    });
     effect(() => {
       const isOpen = this.session.isOpen.value;
       untracked(() => (isOpen ? void this.load() : this.#forget()));
@@ -68,6 +86,7 @@ export class App {
 
   async load(): Promise<void> {
     this.#followAddress();
+    if (this.conversation.value?.failure.value != null) void this.conversation.value.refresh();
     await this.#attempt(async () => {
       const models = this.#api.listModels().then((found) => (this.models.value = found));
       await Promise.all([models, this.chats.refresh(), this.refreshQuota()]);
@@ -90,7 +109,9 @@ export class App {
     await this.#attempt(async () => {
       await this.#api.deleteChat(chat.id);
       this.chats.drop(chat.id);
-      this.#tabs.tell({ kind: "chats" });
+      this.#drafts.get(chat.id)?.uploads.abort();
+      this.#drafts.delete(chat.id);
+      this.#tabs.tell({ kind: "chats", gone: chat.id });
       this.#tabs.tell({ kind: "turns", chatId: chat.id });
       if (chat.id === this.selectedId.value) this.newChat();
     });
@@ -113,16 +134,24 @@ export class App {
     const id = /^#\/chats\/([0-9a-f-]{36})$/.exec(location.hash)?.[1] ?? null;
     if (!always && this.conversation.value !== null && id === this.selectedId.value) return;
     this.#closeConversation();
-    const conversation = new Conversation(this.#api, this.#client, {
+    const draft = this.#drafts.get(id) ?? new Draft(this.#api);
+    this.#drafts.set(id, draft);
+    let draftOf = id;
+    const events: ConversationEvents = {
       onChat: (chat) => {
         this.#noteChat(chat);
-        if (this.conversation.value === conversation && this.selectedId.value === null) this.#settleAddress(chat.id);
+        if (draftOf !== chat.id) {
+          // It has become a chat. What is prepared belongs to that one, even if another is looked at meanwhile.
+          this.#drafts.delete(draftOf);
+          this.#drafts.set((draftOf = chat.id), draft);
+          if (this.conversation.value === conversation) this.#settleAddress(chat.id);
+        }
       },
       onTurns: (chatId) => this.#tabs.tell({ kind: "turns", chatId }),
       onSettled: () => void this.#quietly(() => this.refreshQuota()),
       onUnauthenticated: () => this.#leave(),
-    });
-    conversation.draft.value = this.#drafts.get(id) ?? "";
+    };
+    const conversation = new Conversation(this.#api, this.#client, events, draft);
     this.selectedId.value = id;
     this.conversation.value = conversation;
     if (id !== null) void conversation.open(id);
@@ -131,16 +160,21 @@ export class App {
   /** A draft has become a chat: say so in the address, without opening it again. */
   #settleAddress(id: string): void {
     this.selectedId.value = id;
-    this.#drafts.delete(null);
     history.pushState(null, "", `#/chats/${id}`);
   }
 
   #closeConversation(): void {
     const open = this.conversation.value;
     if (open === null) return;
-    this.#drafts.set(this.selectedId.value, open.draft.value);
     open.close();
     this.conversation.value = null;
+  }
+
+  /** Somebody is done here: nothing of theirs is left to whoever comes next. */
+  signOut(): void {
+    for (const draft of this.#drafts.values()) draft.uploads.abort();
+    this.#drafts.clear();
+    this.session.close();
   }
 
   #leave(): void {
@@ -157,8 +191,7 @@ export class App {
 
   #forget(): void {
     this.#closeConversation();
-    this.chats.chats.value = [];
-    this.chats.isLoaded.value = false;
+    this.chats.clear();
     this.quota.value = null;
   }
 

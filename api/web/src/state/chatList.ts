@@ -12,13 +12,22 @@ export class ChatList {
 
   constructor(private readonly api: Api) {}
 
-  /** Read the first page again. What was loaded beyond it is loaded again when it is scrolled to. */
+  /** Read the first page again. What was loaded beyond it stays, unless there may be others between. */
   async refresh(): Promise<void> {
-    const page = await this.api.listChats(null);
-    this.chats.value = page.items;
-    this.#cursor = page.page_info.next_cursor;
-    this.hasMore.value = this.#cursor !== null;
+    const { items, page_info } = await this.api.listChats(null);
+    const known = this.chats.value;
+    const [fresh, last] = [new Set(items.map(({ id }) => id)), items.at(-1)];
+    const isConnected = last !== undefined && page_info.next_cursor !== null && known.some(({ id }) => fresh.has(id));
+    const older = isConnected ? known.filter((chat) => !fresh.has(chat.id) && chat.updated_at < last.updated_at) : [];
+    this.chats.value = [...items, ...older];
+    if (older.length === 0) this.#moveTo(page_info.next_cursor);
     this.isLoaded.value = true;
+  }
+
+  clear(): void {
+    this.chats.value = [];
+    this.#moveTo(null);
+    this.isLoaded.value = false;
   }
 
   loadMore(): Promise<void> {
@@ -36,11 +45,17 @@ export class ChatList {
   }
 
   async #loadMore(): Promise<void> {
-    if (this.#cursor === null) return;
-    const page = await this.api.listChats(this.#cursor);
+    const cursor = this.#cursor;
+    if (cursor === null) return;
+    const page = await this.api.listChats(cursor);
+    if (cursor !== this.#cursor) return; // the list has begun anew meanwhile
     const known = new Set(this.chats.value.map(({ id }) => id)); // one may have moved between two pages
     this.chats.value = [...this.chats.value, ...page.items.filter(({ id }) => !known.has(id))];
-    this.#cursor = page.page_info.next_cursor;
-    this.hasMore.value = this.#cursor !== null;
+    this.#moveTo(page.page_info.next_cursor);
+  }
+
+  #moveTo(cursor: string | null): void {
+    this.#cursor = cursor;
+    this.hasMore.value = cursor !== null;
   }
 }

@@ -2,10 +2,13 @@
 
 import { computed, signal } from "@preact/signals";
 import type { Api, Chat, Message, Page, Reaction } from "../api";
+import { newUuid } from "../ids";
 import { ProblemError, type Problem } from "../problem";
 import type { Ending, EventLogClient, TurnListener } from "../stream/eventLogClient";
+import type { TurnEvent } from "../stream/events";
+import { Draft } from "./draft";
 import { Turn, type Question } from "./turn";
-import { Uploads } from "./uploads";
+import type { Upload, Uploads } from "./uploads";
 
 export interface ConversationEvents {
   /** The chat was made, renamed, or has a new turn. */
@@ -27,56 +30,67 @@ export class Conversation {
   readonly turns = signal<Turn[]>([]);
   readonly isLoading = signal(false);
   readonly isMissing = signal(false);
+  /** Why the chat could not be read. It is tried again whenever somebody looks. */
+  readonly failure = signal<string | null>(null);
   readonly hasOlder = signal(false);
   readonly notice = signal<Notice | null>(null);
   /** What has been typed. It survives a send that was refused. */
-  readonly draft = signal("");
-  readonly isWebSearchOn = signal(false);
-  readonly chosenModel = signal<string | null>(null);
-  readonly editing = signal<Turn | null>(null);
+  readonly draft: Draft["text"];
+  readonly isWebSearchOn: Draft["isWebSearchOn"];
+  readonly chosenModel: Draft["chosenModel"];
   readonly uploads: Uploads;
+  readonly editing = signal<Turn | null>(null);
+  /** The chat that this is about, even while it could not be read; null: none yet. */
+  #id: string | null = null;
   #olderCursor: string | null = null;
   #olderPage: Promise<void> | null = null;
   /** An answer whose question is on the next older page. */
   #split: Message[] = [];
   #creation: Promise<Chat> | null = null;
+  #isDeleting = false;
   readonly #closed = new AbortController();
 
   constructor(
     private readonly api: Api,
     private readonly client: EventLogClient,
     private readonly events: ConversationEvents,
+    private readonly prepared: Draft = new Draft(api),
   ) {
-    this.uploads = new Uploads(api);
+    this.draft = prepared.text;
+    this.isWebSearchOn = prepared.isWebSearchOn;
+    this.chosenModel = prepared.chosenModel;
+    this.uploads = prepared.uploads;
   }
 
   readonly latest = computed(() => this.turns.value.at(-1) ?? null);
   readonly running = computed(() => this.turns.value.find((turn) => turn.isLive.value) ?? null);
 
   async open(chatId: string): Promise<void> {
+    this.#id = chatId;
     this.isLoading.value = true;
     try {
       await this.#load(chatId);
     } catch (error) {
-      this.isMissing.value = error instanceof ProblemError && error.problem.status === 404;
-      if (!this.isMissing.value) this.#complain(error);
+      if (!(error instanceof ProblemError)) throw error;
+      this.isMissing.value = error.problem.status === 404;
+      this.failure.value = noticeText(error.problem);
     } finally {
       this.isLoading.value = false;
     }
   }
 
-  /** Stop reading; what runs goes on at the server. */
+  /** Stop reading; what runs goes on at the server, and a question that is on its way still gets there. */
   close(): void {
     this.#closed.abort();
-    this.uploads.clear();
   }
 
   /** Look again: something may have happened in another tab or at another device. */
   async refresh(): Promise<void> {
-    const chat = this.chat.value;
-    if (chat === null || this.isLoading.value) return;
+    const id = this.#id;
+    if (id === null || this.isLoading.value || this.isMissing.value) return;
+    if (this.chat.value === null) return this.open(id);
     try {
-      await this.#load(chat.id);
+      await this.#load(id);
     } catch (error) {
       if (error instanceof ProblemError && error.problem.status === 404) this.isMissing.value = true;
     }
@@ -87,68 +101,76 @@ export class Conversation {
     return this.#olderPage;
   }
 
-  /** Ask what was typed, with the files that are ready. */
+  /** Ask what was typed, with the files that are ready. It is shown at once, and taken back if it is refused. */
   async send(): Promise<void> {
     const content = this.draft.value;
     if (content.trim() === "" || this.running.value !== null || this.uploads.isPending.value) return;
     this.notice.value = null;
+    if (this.isMissing.value) this.#beginAnew();
+    const sent = this.uploads.ready.value;
+    const attachments = sent.flatMap(({ attachment: { value } }) => (value === null ? [] : [value]));
+    const question: Question = {
+      content,
+      attachments: attachments.map(({ id, ...attachment }) => ({ attachment_id: id, ...attachment })),
+    };
+    const turn = Turn.asked(newUuid(), question, this.isWebSearchOn.value);
+    this.turns.value = [...this.turns.value, turn];
+    this.draft.value = "";
+    const takeBack = (): void => {
+      this.turns.value = this.turns.value.filter((other) => other !== turn);
+      this.prepared.takeBack(content);
+    };
+    const message = {
+      content,
+      request_id: turn.requestId,
+      attachment_ids: attachments.map((attachment) => attachment.id),
+      web_search: { enabled: turn.isWebSearchWanted },
+    };
     try {
       const { id } = await this.#ensureChat();
-      const attachments = this.uploads.ready.value;
-      const question: Question = {
-        content,
-        attachments: attachments.map(({ id, ...attachment }) => ({ attachment_id: id, ...attachment })),
-      };
-      const turn = new Turn(crypto.randomUUID(), question, this.isWebSearchOn.value);
-      this.turns.value = [...this.turns.value, turn];
-      this.draft.value = "";
-      const message = {
-        content,
-        request_id: turn.requestId,
-        attachment_ids: attachments.map((attachment) => attachment.id),
-        web_search: { enabled: turn.isWebSearchWanted },
-      };
-      const listener = this.#announcing(turn, id, () => this.uploads.clear());
-      const ending = await this.client.send(id, message, listener, this.#closed.signal);
-      if (ending.kind === "refused") {
-        this.turns.value = this.turns.value.filter((other) => other !== turn);
-        if (this.draft.value === "") this.draft.value = content;
-      }
+      const asking = this.#asking(turn, id, () => this.uploads.drop(sent));
+      const ending = await this.client.send(id, message, asking.listener, asking.signal);
+      if (ending.kind === "refused") takeBack();
       await this.#settle(ending, turn);
     } catch (error) {
+      takeBack();
       this.#complain(error);
     }
   }
 
   async retry(turn: Turn): Promise<void> {
-    await this.#replace(turn, turn.question, (chatId, next, listener) =>
-      this.client.retry(chatId, turn.requestId, next.requestId, listener, this.#closed.signal),
+    await this.#replace(turn, turn.question, (chatId, next, { listener, signal }) =>
+      this.client.retry(chatId, turn.requestId, next.requestId, listener, signal),
     );
   }
 
   async edit(turn: Turn, content: string): Promise<void> {
     this.editing.value = null;
-    await this.#replace(turn, { ...turn.question, content }, (chatId, next, listener) =>
-      this.client.edit(chatId, turn.requestId, content, next.requestId, listener, this.#closed.signal),
+    await this.#replace(turn, { ...turn.question, content }, (chatId, next, { listener, signal }) =>
+      this.client.edit(chatId, turn.requestId, content, next.requestId, listener, signal),
     );
   }
 
-  /** Stop the running turn, whichever tab has asked for it. */
+  /** Stop the running turn, whichever tab has asked for it; as soon as the server knows it, if that is still to come. */
   async stop(): Promise<void> {
-    const [chat, turn] = [this.chat.value, this.running.value];
-    if (chat === null || turn === null) return;
+    const turn = this.running.value;
+    if (turn === null || turn.isStopping.value) return;
     turn.isStopping.value = true;
-    await this.#attempt(() => this.api.cancelTurn(chat.id, turn.requestId));
+    const chat = this.chat.value;
+    if (chat !== null && turn.isAccepted) await this.#cancel(chat.id, turn);
   }
 
+  /** Once for each that is shown: the next one is not to go because somebody was impatient. */
   async deleteLast(): Promise<void> {
     const [chat, turn] = [this.chat.value, this.latest.value];
-    if (chat === null || turn === null) return;
+    if (chat === null || turn === null || this.#isDeleting) return;
+    this.#isDeleting = true;
     await this.#attempt(async () => {
       await this.api.deleteTurn(chat.id, turn.requestId);
       this.turns.value = this.turns.value.filter((other) => other !== turn);
       this.events.onTurns(chat.id);
     });
+    this.#isDeleting = false;
   }
 
   async react(turn: Turn, reaction: Reaction | null): Promise<void> {
@@ -185,7 +207,7 @@ export class Conversation {
     await this.#attempt(async () => this.uploads.add([...files], (await this.#ensureChat()).id));
   }
 
-  async removeUpload(upload: Uploads["items"]["value"][number]): Promise<void> {
+  async removeUpload(upload: Upload): Promise<void> {
     const chat = this.chat.value;
     if (chat !== null) await this.#attempt(() => this.uploads.remove(upload, chat.id));
   }
@@ -193,6 +215,7 @@ export class Conversation {
   async #load(chatId: string): Promise<void> {
     const [chat, page] = await Promise.all([this.api.getChat(chatId), this.api.listMessages(chatId, null)]);
     if (this.#closed.signal.aborted) return;
+    this.failure.value = null;
     this.#noteChat(chat, { isNews: false });
     const known = new Map(this.turns.value.map((turn) => [turn.requestId, turn]));
     const [newest, split] = turnsOf(page, known);
@@ -244,35 +267,51 @@ export class Conversation {
   async #replace(
     turn: Turn,
     question: Question,
-    ask: (chatId: string, next: Turn, listener: TurnListener) => Promise<Ending>,
+    ask: (chatId: string, next: Turn, asking: Asking) => Promise<Ending>,
   ): Promise<void> {
     const chat = this.chat.value;
     if (chat === null || this.running.value !== null) return;
     this.notice.value = null;
-    const next = new Turn(crypto.randomUUID(), question, turn.isWebSearchWanted);
+    const next = Turn.asked(newUuid(), question, turn.isWebSearchWanted);
     const swap = (from: Turn, to: Turn): void => {
       this.turns.value = this.turns.value.map((other) => (other === from ? to : other));
     };
     swap(turn, next);
-    const ending = await ask(chat.id, next, this.#announcing(next, chat.id));
+    const ending = await ask(chat.id, next, this.#asking(next, chat.id));
     if (ending.kind === "refused") swap(next, turn);
     await this.#settle(ending, next);
   }
 
-  /** `turn` as a listener that also tells others, and `onAccepted`, when the server has accepted it. */
-  #announcing(turn: Turn, chatId: string, onAccepted?: () => void): TurnListener {
-    let isAccepted = false;
-    return {
-      onLink: (link) => turn.onLink(link),
-      onEvent: (event) => {
-        turn.onEvent(event);
-        if (isAccepted) return;
-        isAccepted = true;
-        onAccepted?.();
-        this.events.onTurns(chatId);
-        void this.#updateChat(chatId);
-      },
+  /** How `turn` is asked for: once the server has accepted it others are told, and `onAccepted` is called. */
+  #asking(turn: Turn, chatId: string, onAccepted?: () => void): Asking {
+    const left = new AbortController();
+    const closed = this.#closed.signal;
+    const leave = (): void => {
+      if (turn.isAccepted) left.abort();
     };
+    closed.addEventListener("abort", leave);
+    const accept = (): void => {
+      turn.isAccepted = true;
+      onAccepted?.();
+      if (closed.aborted) leave();
+      if (turn.isStopping.value) void this.#cancel(chatId, turn);
+      this.events.onTurns(chatId);
+      void this.#updateChat(chatId);
+    };
+    const onEvent = (event: TurnEvent): void => {
+      turn.onEvent(event);
+      if (!turn.isAccepted) accept();
+    };
+    return { listener: { onLink: (link) => turn.onLink(link), onEvent }, signal: left.signal };
+  }
+
+  async #cancel(chatId: string, turn: Turn): Promise<void> {
+    try {
+      await this.api.cancelTurn(chatId, turn.requestId);
+    } catch (error) {
+      turn.isStopping.value = false;
+      this.#complain(error);
+    }
   }
 
   async #settle(ending: Ending, turn: Turn): Promise<void> {
@@ -295,12 +334,20 @@ export class Conversation {
 
   async #updateChat(chatId: string): Promise<void> {
     const chat = await this.api.getChat(chatId).catch(() => null); // its title may wait for the next occasion
-    if (chat !== null && !this.#closed.signal.aborted) this.#noteChat(chat);
+    if (chat !== null) this.#noteChat(chat);
   }
 
-  #ensureChat(): Promise<Chat> {
-    const chat = this.chat.value;
-    if (chat !== null) return Promise.resolve(chat);
+  /** The chat is gone: what is asked now is the beginning of another. */
+  #beginAnew(): void {
+    this.#id = this.chat.value = null;
+    this.turns.value = [];
+    this.#noteOlder(NO_MESSAGES, []);
+    this.isMissing.value = false;
+  }
+
+  async #ensureChat(): Promise<Chat> {
+    if (this.chat.value === null && this.#id !== null) await this.#load(this.#id);
+    if (this.chat.value !== null) return this.chat.value;
     this.#creation ??= this.api
       .createChat(this.chosenModel.value)
       .then((created) => {
@@ -308,11 +355,12 @@ export class Conversation {
         return created;
       })
       .finally(() => (this.#creation = null));
-    return this.#creation;
+    return await this.#creation;
   }
 
   #noteChat(chat: Chat, { isNews = true } = {}): void {
     this.chat.value = chat;
+    this.#id = chat.id;
     if (isNews) this.events.onChat(chat);
   }
 
@@ -329,6 +377,12 @@ export class Conversation {
     if (error.problem.status === 401) return; // the page asks for a token
     this.notice.value = { text: noticeText(error.problem), code: error.problem.code };
   }
+}
+
+/** What a stream is asked for with. The signal outlives the chat's view until the server has the question. */
+interface Asking {
+  listener: TurnListener;
+  signal: AbortSignal;
 }
 
 /**
@@ -354,6 +408,7 @@ function turnsOf(page: Page<Message>, known: Map<string, Turn>): [Turn[], Messag
   return [turns, split];
 }
 
+const NO_MESSAGES: Page<Message> = { items: [], page_info: { limit: 0, next_cursor: null, prev_cursor: null } };
 const NO_QUESTION: Question = { content: "", attachments: [] };
 
 function noticeText(problem: Problem): string {
@@ -366,8 +421,18 @@ function noticeText(problem: Problem): string {
     case "unreachable":
       return "The server cannot be reached. Try again in a moment.";
     default:
-      return problem.detail;
+      return problem.retryAfterMs === undefined ? problem.detail : `${sentence(problem.detail)} ${whenAgain(problem)}`;
   }
+}
+
+function sentence(text: string): string {
+  return /[.!?]$/.test(text) ? text : `${text}.`;
+}
+
+function whenAgain({ retryAfterMs = 0 }: Problem): string {
+  const seconds = Math.ceil(retryAfterMs / 1_000);
+  if (seconds > 90) return `Try again in ${Math.ceil(seconds / 60)} minutes.`;
+  return `Try again in ${seconds} ${seconds === 1 ? "second" : "seconds"}.`;
 }
 
 const QUOTA_TEXTS: Record<string, string> = {

@@ -3,8 +3,8 @@
 export type Word =
   /** A turn of the chat has begun, or its turns have changed. */
   | { kind: "turns"; chatId: string }
-  /** The list of chats has changed. */
-  | { kind: "chats" };
+  /** The list of chats has changed; one may be gone. */
+  | { kind: "chats"; gone?: string };
 
 export class Tabs {
   readonly #channel = new BroadcastChannel("mini-chat:tabs");

@@ -52,6 +52,8 @@ export class Turn implements TurnListener {
   readonly model = signal<string | null>(null);
   readonly hasDetails = signal(false);
   readonly isStopping = signal(false);
+  /** False while it is not known whether the server has it. */
+  isAccepted = true;
   readonly #link = signal<Link | null>(null);
   readonly #news = signal<"resumed" | "restarted" | null>(null);
   #newsTimer: ReturnType<typeof setTimeout> | undefined;
@@ -80,6 +82,14 @@ export class Turn implements TurnListener {
   static stored(requestId: string, question: Question, answer: Message | null): Turn {
     const turn = new Turn(requestId, question);
     turn.adopt(answer);
+    return turn;
+  }
+
+  /** A question that is on its way to the server. */
+  static asked(requestId: string, question: Question, isWebSearchWanted: boolean): Turn {
+    const turn = new Turn(requestId, question, isWebSearchWanted);
+    turn.isAccepted = false;
+    turn.onLink("connecting");
     return turn;
   }
 

@@ -2,7 +2,7 @@
 
 import { computed, signal, type Signal } from "@preact/signals";
 import type { Api, Attachment } from "../api";
-import { ProblemError } from "../problem";
+import { isPassing, ProblemError } from "../problem";
 
 const POLL_MS = 700;
 
@@ -29,12 +29,22 @@ export class Upload {
       while (attachment.status === "pending" && !signal.aborted) {
         this.attachment.value = attachment;
         await new Promise((resolve) => setTimeout(resolve, POLL_MS));
-        attachment = await api.getAttachment(chatId, attachment.id);
+        attachment = (await this.#look(api, chatId, attachment.id)) ?? attachment;
       }
       if (attachment.status === "failed") this.error.value = failureText(attachment.error_code);
       this.attachment.value = attachment;
     } catch (error) {
       if (!signal.aborted) this.error.value = error instanceof ProblemError ? error.message : "The upload failed";
+    }
+  }
+
+  /** Null if nobody answers just now: the server goes on with the file all the same. */
+  async #look(api: Api, chatId: string, id: string): Promise<Attachment | null> {
+    try {
+      return await api.getAttachment(chatId, id);
+    } catch (error) {
+      if (error instanceof ProblemError && isPassing(error.problem)) return null;
+      throw error;
     }
   }
 
@@ -56,10 +66,8 @@ export class Uploads {
 
   readonly isPending = computed(() => this.items.value.some((upload) => upload.isPending.value));
 
-  /** The attachments that can go with the next message. */
-  readonly ready = computed(() =>
-    this.items.value.flatMap(({ attachment: { value } }) => (value?.status === "ready" ? [value] : [])),
-  );
+  /** Those that can go with the next message. */
+  readonly ready = computed(() => this.items.value.filter((upload) => upload.isReady.value));
 
   add(files: Iterable<File>, chatId: string): void {
     const uploads = [...files].map((file) => new Upload(file));
@@ -75,9 +83,15 @@ export class Uploads {
     if (attachment !== null) await this.api.deleteAttachment(chatId, attachment.id);
   }
 
-  /** They have been sent with a message. */
-  clear(): void {
-    for (const upload of this.items.value) upload.release();
+  /** These have been sent with a message. Others may have been added since. */
+  drop(sent: Upload[]): void {
+    for (const upload of sent) upload.release();
+    this.items.value = this.items.value.filter((upload) => !sent.includes(upload));
+  }
+
+  /** Give up on all of them. */
+  abort(): void {
+    for (const upload of this.items.value) upload.abort();
     this.items.value = [];
   }
 }

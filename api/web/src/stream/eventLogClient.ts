@@ -15,7 +15,7 @@
  */
 
 import { createParser } from "eventsource-parser";
-import { problemOf, type Problem } from "../problem";
+import { isPassing, problemOf, type Problem } from "../problem";
 import { backoffMs } from "./backoff";
 import { Cursor } from "./cursor";
 import { decodeEvent, isTerminal, type TurnEvent } from "./events";
@@ -183,32 +183,30 @@ class TurnReader {
     this.#connection = connection;
     const ended = AbortSignal.any([this.signal, connection.signal]);
     let ticket: Ticket | null = null;
-    let outcome: Outcome | null = null;
     try {
       ticket = await this.#enter(ended);
-      const recalled = ticket === null ? [] : [ticket.recalled];
-      outcome = await this.#exchange(connection, AbortSignal.any([ended, ...recalled]), ticket);
-      return outcome;
+      return await this.#exchange(connection, AbortSignal.any([ended, ticket.recalled]), ticket);
     } catch {
       // Whatever broke (the network, a frame that is none), the next connection goes on after the cursor.
       return { waitMs: null, isFailure: ticket?.recalled.aborted !== true };
     } finally {
-      if (outcome === null || !("ending" in outcome)) connection.abort(); // a stream that has ended closes by itself
+      connection.abort(); // before its place is given away
       this.#connection = null;
       ticket?.release();
     }
   }
 
-  /** A question is never kept waiting: without a place it is asked all the same, and its answer read when there is one. */
-  async #enter(signal: AbortSignal): Promise<Ticket | null> {
+  /** A question is not kept waiting until others have been answered: it is asked, and its answer read in turn. */
+  async #enter(signal: AbortSignal): Promise<Ticket> {
     const { gate } = this.options;
     const ticket = await gate.tryEnter();
-    if (ticket !== null || this.#opening !== null) return ticket;
+    if (ticket !== null) return ticket;
+    if (this.#opening !== null) return await gate.enterToAsk(signal);
     this.listener.onLink("queued");
     return await gate.enter(signal);
   }
 
-  async #exchange(connection: AbortController, signal: AbortSignal, ticket: Ticket | null): Promise<Outcome> {
+  async #exchange(connection: AbortController, signal: AbortSignal, ticket: Ticket): Promise<Outcome> {
     const silence = new Silence(this.options.silenceMs, () => connection.abort());
     try {
       const response = await this.#request(signal);
@@ -246,12 +244,11 @@ class TurnReader {
     const problem = await problemOf(response);
     // A first question that the API itself has turned down left no trace: whoever asked decides what comes next.
     const mayHaveBeenAccepted = this.#opening === null || this.#tries > 1 || problem.code === "unreachable";
-    const isPassing = response.status >= 500 || problem.code === "rate_limited";
-    if (isPassing && mayHaveBeenAccepted) return { waitMs: problem.retryAfterMs ?? null, isFailure: true };
+    if (isPassing(problem) && mayHaveBeenAccepted) return { waitMs: problem.retryAfterMs ?? null, isFailure: true };
     return { ending: { kind: "refused", problem } };
   }
 
-  async #readBody(body: ReadableStream<Uint8Array>, silence: Silence, ticket: Ticket | null): Promise<Outcome> {
+  async #readBody(body: ReadableStream<Uint8Array>, silence: Silence, ticket: Ticket): Promise<Outcome> {
     let retryMs: number | null = null;
     const arrived: { id: string | undefined; name: string | undefined; data: string }[] = [];
     const parser = createParser({
@@ -279,9 +276,12 @@ class TurnReader {
         }
         this.#failures = 0;
         this.#tell(event);
-        if (isTerminal(event)) return { ending: { kind: "terminal" } };
+        if (isTerminal(event)) {
+          await closing(reader);
+          return { ending: { kind: "terminal" } };
+        }
       }
-      if (ticket === null && this.#cursor.id !== null) return { waitMs: null, isFailure: false };
+      if (ticket.isForAsking && this.#cursor.id !== null) return { waitMs: null, isFailure: false };
     }
   }
 
@@ -307,6 +307,17 @@ class TurnReader {
       this.#endPause = end;
     });
   }
+}
+
+const CLOSING_MS = 200;
+
+/** The server closes after the last event. A connection that it has closed can be used again, one that is broken off not. */
+function closing(reader: ReadableStreamDefaultReader<Uint8Array>): Promise<void> {
+  return new Promise((resolve) => {
+    const end = (): void => resolve();
+    setTimeout(end, CLOSING_MS);
+    reader.read().then(end, end); // all that was to be read has been
+  });
 }
 
 /** Calls back when nothing has come for too long, as after a sleep of the machine: no error tells of that. */

@@ -4,19 +4,24 @@
  * With HTTP/1.1 a browser opens six connections to a server, for all tabs together, and queues what is beyond them. A
  * stream occupies one for as long as it lasts, so enough tabs would shut out every other request. So there are a few
  * slots, shared by Web Locks; a stream that finds none waits in line, and those that have one let go of it after a while.
- * They resume from their cursor, so that this costs a pause, and never an event.
+ * They resume from their cursor, so that this costs a pause, and never an event. Questions do not wait in that line: one
+ * more place is theirs, for the moment that it takes to ask. So there are never more than `SLOTS` + 1 streams, and one
+ * connection is left for all other requests.
  */
 
 const SLOTS = 4;
 const TURN_MS = 3_000;
 const ASK_MS = 1_000;
 const QUEUE = "mini-chat:stream-queue";
+const ASKING = "mini-chat:stream-asking";
 const CHANNEL = "mini-chat:stream-slots";
 
 /** A place for one connection. */
 export interface Ticket {
   /** Aborted when somebody else should have the place. */
   readonly recalled: AbortSignal;
+  /** It is to be given back as soon as the question has been accepted. */
+  readonly isForAsking: boolean;
   release(): void;
 }
 
@@ -25,6 +30,8 @@ export interface ConnectionGate {
   tryEnter(): Promise<Ticket | null>;
   /** Wait for a ticket. Rejects with the reason of `signal`. */
   enter(signal: AbortSignal): Promise<Ticket>;
+  /** Wait for the place of those who ask: it is never taken for long. Rejects with the reason of `signal`. */
+  enterToAsk(signal: AbortSignal): Promise<Ticket>;
 }
 
 /** Slots if this page may share locks (it may not on plain HTTP from another host), else one connection a visible tab. */
@@ -66,6 +73,11 @@ class SlotGate implements ConnectionGate {
     } finally {
       leaveQueue?.();
     }
+  }
+
+  async enterToAsk(signal: AbortSignal): Promise<Ticket> {
+    const release = await hold(this.locks, ASKING, { signal });
+    return { recalled: NEVER, isForAsking: true, release: () => release?.() };
   }
 
   /** The first slot to become free, while asking those who have one. */
@@ -121,7 +133,11 @@ class SlotGate implements ConnectionGate {
   }
 }
 
+/** Of a place that nobody wants back. */
+const NEVER = new AbortController().signal;
+
 class Slot implements Ticket {
+  readonly isForAsking = false;
   readonly since = performance.now();
   readonly #recall = new AbortController();
   readonly recalled = this.#recall.signal;
@@ -146,6 +162,7 @@ class VisibleTabGate implements ConnectionGate {
     document.addEventListener("visibilitychange", onChange);
     return {
       recalled: recall.signal,
+      isForAsking: false,
       release: () => document.removeEventListener("visibilitychange", onChange),
     };
   }
@@ -156,6 +173,10 @@ class VisibleTabGate implements ConnectionGate {
       const ticket = await this.tryEnter();
       if (ticket !== null) return ticket;
     }
+  }
+
+  async enterToAsk(): Promise<Ticket> {
+    return { recalled: NEVER, isForAsking: true, release: () => {} };
   }
 }
 

@@ -188,6 +188,17 @@ function Empty({ conversation }: { conversation: Conversation }) {
       </div>
     );
   }
+  if (conversation.failure.value !== null) {
+    return (
+      <div class="empty" role="alert">
+        <h2>This chat could not be read</h2>
+        <p>{conversation.failure.value}</p>
+        <button type="button" class="button" onClick={() => void conversation.refresh()}>
+          Try again
+        </button>
+      </div>
+    );
+  }
   if (conversation.isLoading.value) return <div class="empty" aria-busy="true" />;
   return (
     <div class="empty">

@@ -58,7 +58,7 @@ export function Sidebar({ isOpen, onClose, onDelete, onHelp }: SidebarProps) {
           <button
             type="button"
             class="icon-button"
-            onClick={() => app.session.close()}
+            onClick={() => app.signOut()}
             aria-label="Forget the token"
             title="Forget the token"
           >
