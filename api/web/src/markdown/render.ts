@@ -57,6 +57,8 @@ export function renderBlocks(tokens: Token[]): DocumentFragment {
     frame.append(table);
   }
   for (const pre of fragment.querySelectorAll("pre")) frameCode(pre);
+  // Each block runs as its own first letter says, whatever the language of the page.
+  for (const block of fragment.children) if (!block.matches("figure, hr")) block.setAttribute("dir", "auto");
   return fragment;
 }
 

@@ -107,8 +107,8 @@ export class Conversation {
     if (content.trim() === "" || this.running.value !== null || this.uploads.isPending.value) return;
     this.notice.value = null;
     if (this.isMissing.value) this.#beginAnew();
-    const sent = this.uploads.ready.value;
-    const attachments = sent.flatMap(({ attachment: { value } }) => (value === null ? [] : [value]));
+    const prepared = this.uploads.items.value;
+    const attachments = prepared.flatMap(({ attachment: { value } }) => (value?.status === "ready" ? [value] : []));
     const question: Question = {
       content,
       attachments: attachments.map(({ id, ...attachment }) => ({ attachment_id: id, ...attachment })),
@@ -128,7 +128,7 @@ export class Conversation {
     };
     try {
       const { id } = await this.#ensureChat();
-      const asking = this.#asking(turn, id, () => this.uploads.drop(sent));
+      const asking = this.#asking(turn, id, () => this.uploads.drop(prepared));
       const ending = await this.client.send(id, message, asking.listener, asking.signal);
       if (ending.kind === "refused") takeBack();
       await this.#settle(ending, turn);

@@ -66,9 +66,6 @@ export class Uploads {
 
   readonly isPending = computed(() => this.items.value.some((upload) => upload.isPending.value));
 
-  /** Those that can go with the next message. */
-  readonly ready = computed(() => this.items.value.filter((upload) => upload.isReady.value));
-
   add(files: Iterable<File>, chatId: string): void {
     const uploads = [...files].map((file) => new Upload(file));
     this.items.value = [...this.items.value, ...uploads];
@@ -83,10 +80,10 @@ export class Uploads {
     if (attachment !== null) await this.api.deleteAttachment(chatId, attachment.id);
   }
 
-  /** These have been sent with a message. Others may have been added since. */
-  drop(sent: Upload[]): void {
-    for (const upload of sent) upload.release();
-    this.items.value = this.items.value.filter((upload) => !sent.includes(upload));
+  /** These are done with: sent with a message, or refused before it. Others may have been added since. */
+  drop(uploads: Upload[]): void {
+    for (const upload of uploads) upload.release();
+    this.items.value = this.items.value.filter((upload) => !uploads.includes(upload));
   }
 
   /** Give up on all of them. */

@@ -1,7 +1,7 @@
-import { useEffect } from "preact/hooks";
+import { useEffect, useRef } from "preact/hooks";
 import { useSignal } from "@preact/signals";
 import type { Conversation } from "../state/conversation";
-import type { Status } from "../state/turn";
+import type { Status, Turn } from "../state/turn";
 
 const WORDS: Partial<Record<Status, string>> = {
   thinking: "The answer has been asked for.",
@@ -9,7 +9,6 @@ const WORDS: Partial<Record<Status, string>> = {
   reconnecting: "Reconnecting.",
   resumed: "Resumed.",
   restarted: "Restarted: the answer begins anew.",
-  queued: "Waiting for a connection.",
   stopped: "Stopped.",
   interrupted: "Interrupted.",
 };
@@ -20,15 +19,19 @@ export function Announcer({ conversation }: { conversation: Conversation }) {
   const words = useSignal("");
   const turn = conversation.latest.value;
   const status = turn?.status.value;
-  const wasLive = useSignal(false);
+  const live = useRef<Turn | null>(null);
+  const written = useRef<Turn | null>(null);
 
   useEffect(() => {
     if (turn === null || status === undefined) return;
-    if (turn.isLive.value) wasLive.value = true;
-    if (!wasLive.value) return;
+    if (turn.isLive.value) live.current = turn;
+    if (live.current !== turn) return; // it was there before somebody looked
+    if (!turn.isLive.value) live.current = null;
+    // Said once: streams that take turns, or come back, go from word to word every few seconds.
+    if (status === "queued" || (status === "writing" && written.current === turn)) return;
+    written.current = status === "writing" ? turn : status === "restarted" ? null : written.current;
     const text = turn.text.value;
     words.value = status === "done" ? (text.length < LONGEST_READ ? text : "The answer is complete.") : (WORDS[status] ?? "");
-    if (!turn.isLive.value) wasLive.value = false;
   }, [turn, status]);
 
   return (

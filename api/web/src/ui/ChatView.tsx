@@ -5,6 +5,7 @@ import type { Conversation } from "../state/conversation";
 import { Announcer } from "./Announcer";
 import { Composer } from "./Composer";
 import { useApp } from "./context";
+import { focusComposer, focusIfLost } from "./focus";
 import { Icon } from "./icons";
 import { Follower } from "./follower";
 import { TitleField } from "./Sidebar";
@@ -12,11 +13,13 @@ import { TurnView } from "./TurnView";
 
 interface ChatViewProps {
   conversation: Conversation;
+  /** Something lies over it. */
+  isCovered: boolean;
   onOpenList(): void;
   onDelete(chat: Chat): void;
 }
 
-export function ChatView({ conversation, onOpenList, onDelete }: ChatViewProps) {
+export function ChatView({ conversation, isCovered, onOpenList, onDelete }: ChatViewProps) {
   const app = useApp();
   const isDragging = useSignal(false);
   const chat = conversation.chat.value;
@@ -28,6 +31,7 @@ export function ChatView({ conversation, onOpenList, onDelete }: ChatViewProps) 
   return (
     <main
       class="chat"
+      inert={isCovered}
       data-dragging={isDragging.value}
       onDragOver={(event) => {
         if (event.dataTransfer?.types.includes("Files") !== true) return;
@@ -68,13 +72,20 @@ export function ChatView({ conversation, onOpenList, onDelete }: ChatViewProps) 
   );
 }
 
-function Header({ conversation, onOpenList, onDelete }: ChatViewProps) {
+function Header({ conversation, onOpenList, onDelete }: Omit<ChatViewProps, "isCovered">) {
   const app = useApp();
   const isRenaming = useSignal(false);
+  const renamer = useRef<HTMLButtonElement>(null);
   const chat = conversation.chat.value;
   return (
     <header class="chat-head">
-      <button type="button" class="icon-button only-narrow" aria-label="Show the list of chats" onClick={onOpenList}>
+      <button
+        id="open-list"
+        type="button"
+        class="icon-button only-narrow"
+        aria-label="Show the list of chats"
+        onClick={onOpenList}
+      >
         <Icon name="menu" />
       </button>
       {isRenaming.value && chat !== null ? (
@@ -82,16 +93,17 @@ function Header({ conversation, onOpenList, onDelete }: ChatViewProps) {
           title={chat.title ?? ""}
           onDone={(changed) => {
             isRenaming.value = false;
+            focusIfLost(() => renamer.current);
             if (changed !== null) void conversation.rename(changed);
           }}
         />
       ) : (
-        <h1 onDblClick={() => (isRenaming.value = chat !== null)}>{chat?.title ?? "New chat"}</h1>
+        <h1 dir="auto" onDblClick={() => (isRenaming.value = chat !== null)}>{chat?.title ?? "New chat"}</h1>
       )}
       {chat !== null && (
         <>
           <span class="model-name">{app.modelName(chat.model)}</span>
-          <button type="button" class="icon-button" aria-label="Rename this chat" onClick={() => (isRenaming.value = true)}>
+          <button type="button" class="icon-button" ref={renamer} aria-label="Rename this chat" onClick={() => (isRenaming.value = true)}>
             <Icon name="pencil" />
           </button>
           <button type="button" class="icon-button" aria-label="Delete this chat" onClick={() => onDelete(chat)}>
@@ -211,7 +223,7 @@ function Empty({ conversation }: { conversation: Conversation }) {
               type="button"
               onClick={() => {
                 conversation.draft.value = idea;
-                document.querySelector<HTMLTextAreaElement>("#composer")?.focus();
+                focusComposer();
               }}
             >
               {idea}

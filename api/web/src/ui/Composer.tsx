@@ -2,6 +2,7 @@ import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import type { Conversation } from "../state/conversation";
 import type { Upload } from "../state/uploads";
 import { useApp } from "./context";
+import { focusComposer, isComposing, useFocusHandover } from "./focus";
 import { Icon } from "./icons";
 
 /** What the API takes: the types of its list, and the endings by which it knows those that browsers do not. */
@@ -20,8 +21,9 @@ export function Composer({ conversation }: { conversation: Conversation }) {
   const isSendable = draft.trim() !== "" && !conversation.uploads.isPending.value;
   const send = (): void => void conversation.send();
 
-  // As high as its text.
+  // As high as its text, where the style sheet cannot say so.
   useLayoutEffect(() => {
+    if (CSS.supports("field-sizing", "content")) return;
     const element = field.current!;
     element.style.height = "auto";
     element.style.height = `${element.scrollHeight}px`;
@@ -46,6 +48,7 @@ export function Composer({ conversation }: { conversation: Conversation }) {
         <textarea
           id="composer"
           ref={field}
+          dir="auto"
           rows={1}
           value={draft}
           placeholder="Ask anything"
@@ -54,12 +57,13 @@ export function Composer({ conversation }: { conversation: Conversation }) {
           onInput={(event) => (conversation.draft.value = event.currentTarget.value)}
           onPaste={(event) => {
             const files = event.clipboardData?.files;
-            if (files === undefined || files.length === 0) return;
+            if (files === undefined || files.length === 0 || isText(event.clipboardData!.types)) return;
             event.preventDefault();
             void conversation.attachFiles(files);
           }}
           onKeyDown={(event) => {
-            if (event.key === "Enter" && !event.shiftKey && !event.isComposing) send();
+            if (isComposing(event)) return;
+            if (event.key === "Enter" && !event.shiftKey) send();
             else if (event.key === "ArrowUp" && draft === "" && running === null)
               conversation.editing.value = conversation.latest.value;
             else return;
@@ -110,7 +114,10 @@ export function Composer({ conversation }: { conversation: Conversation }) {
               aria-label="Stop"
               title="Stop"
               disabled={running.isStopping.value}
-              onClick={() => void conversation.stop()}
+              onClick={(event) => {
+                if (event.currentTarget.matches(":focus-visible")) focusComposer(); // the button will be another
+                void conversation.stop();
+              }}
             >
               <Icon name="stop" />
             </button>
@@ -119,6 +126,11 @@ export function Composer({ conversation }: { conversation: Conversation }) {
       </form>
     </div>
   );
+}
+
+/** Word processors and tables put a picture of a text beside it; the name of a copied file and the address of a picture are none. */
+function isText(types: readonly string[]): boolean {
+  return types.includes("text/html") && types.includes("text/plain");
 }
 
 function ModelChoice({ conversation }: { conversation: Conversation }) {
@@ -178,11 +190,14 @@ function UploadItem({ upload, onRemove }: { upload: Upload; onRemove(): void }) 
   const thumbnail = upload.attachment.value?.img_thumbnail;
   const share = Math.round(upload.progress.value * 100);
   const image = thumbnail === undefined ? upload.preview : `data:image/webp;base64,${thumbnail.data_base64}`;
+  const root = useFocusHandover<HTMLLIElement>();
   return (
-    <li class="upload" data-state={error !== null ? "failed" : upload.isReady.value ? "ready" : "pending"}>
+    <li class="upload" ref={root} data-state={error !== null ? "failed" : upload.isReady.value ? "ready" : "pending"}>
       {image === null ? <Icon name="file" /> : <img src={image} alt="" />}
       <span class="upload-text">
-        <span class="upload-name">{name}</span>
+        <span class="upload-name" dir="auto">
+          {name}
+        </span>
         {error !== null ? (
           <span class="upload-note" role="alert">
             {error}

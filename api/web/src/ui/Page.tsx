@@ -4,6 +4,7 @@ import type { Chat } from "../api";
 import { ChatView } from "./ChatView";
 import { useApp } from "./context";
 import { DeleteDialog, HelpDialog } from "./dialogs";
+import { focusComposer, isComposing } from "./focus";
 import { LoginView } from "./LoginView";
 import { Sidebar } from "./Sidebar";
 
@@ -15,7 +16,7 @@ export function Page() {
 
   useEffect(() => {
     const onKeyDown = (event: KeyboardEvent): void => {
-      if (event.defaultPrevented) return;
+      if (event.defaultPrevented || isComposing(event)) return;
       const isCommand = event.ctrlKey || event.metaKey;
       if (isCommand && event.key === "k") app.newChat();
       else if (isCommand && event.key === "/") isHelpOpen.value = true;
@@ -29,6 +30,31 @@ export function Page() {
     document.addEventListener("keydown", onKeyDown);
     return () => document.removeEventListener("keydown", onKeyDown);
   }, [app]);
+
+  // A file that is dropped beside the chat would be opened instead of the page.
+  useEffect(() => {
+    const refuse = (event: DragEvent): void => {
+      if (event.defaultPrevented || event.dataTransfer?.types.includes("Files") !== true) return;
+      event.preventDefault();
+      event.dataTransfer.dropEffect = "none";
+    };
+    document.addEventListener("dragover", refuse);
+    document.addEventListener("drop", refuse);
+    return () => {
+      document.removeEventListener("dragover", refuse);
+      document.removeEventListener("drop", refuse);
+    };
+  }, []);
+
+  // The list lies over the chat only where there is no room beside it.
+  useEffect(() => {
+    const narrow = matchMedia("(max-width: 50rem)");
+    const onChange = (): void => {
+      if (!narrow.matches) isListOpen.value = false;
+    };
+    narrow.addEventListener("change", onChange);
+    return () => narrow.removeEventListener("change", onChange);
+  }, []);
 
   if (!app.session.isOpen.value) return <LoginView />;
   const conversation = app.conversation.value;
@@ -44,6 +70,7 @@ export function Page() {
       {conversation !== null && (
         <ChatView
           conversation={conversation}
+          isCovered={isListOpen.value}
           onOpenList={() => (isListOpen.value = true)}
           onDelete={(chat) => (toDelete.value = chat)}
         />
@@ -64,8 +91,4 @@ export function Page() {
 
 function isTyping(target: EventTarget | null): boolean {
   return target instanceof HTMLElement && target.matches("input, textarea, select, [contenteditable]");
-}
-
-function focusComposer(): void {
-  document.querySelector<HTMLTextAreaElement>("#composer")?.focus();
 }

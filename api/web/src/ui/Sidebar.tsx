@@ -2,6 +2,7 @@ import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import type { Chat } from "../api";
 import { useApp } from "./context";
+import { focusIfLost, isComposing, useFocusHandover } from "./focus";
 import { Icon } from "./icons";
 import { QuotaPanel } from "./QuotaPanel";
 import { nextTheme, theme } from "./theme";
@@ -19,13 +20,19 @@ const THEME_NAMES = { auto: "like the system", light: "light", dark: "dark" } as
 
 export function Sidebar({ isOpen, onClose, onDelete, onHelp }: SidebarProps) {
   const app = useApp();
+  const closer = useRef<HTMLButtonElement>(null);
+  useEffect(() => {
+    if (!isOpen) return;
+    closer.current?.focus();
+    return () => document.querySelector<HTMLElement>("#open-list")?.focus();
+  }, [isOpen]);
   return (
     <nav class="sidebar" aria-label="Chats" data-open={isOpen}>
       <div class="sidebar-head">
         <span class="brand">
           <Logo /> mini-chat
         </span>
-        <button type="button" class="icon-button only-narrow" aria-label="Close the list of chats" onClick={onClose}>
+        <button ref={closer} type="button" class="icon-button only-narrow" aria-label="Close the list of chats" onClick={onClose}>
           <Icon name="close" />
         </button>
       </div>
@@ -119,14 +126,16 @@ function ChatItems({ onChosen, onDelete }: { onChosen(): void; onDelete(chat: Ch
 function ChatItem({ chat, onChosen, onDelete }: { chat: Chat; onChosen(): void; onDelete(chat: Chat): void }) {
   const app = useApp();
   const isRenaming = useSignal(false);
+  const root = useFocusHandover<HTMLLIElement>();
   const title = chat.title ?? "New chat";
   if (isRenaming.value) {
     return (
-      <li>
+      <li ref={root}>
         <TitleField
           title={title}
           onDone={(changed) => {
             isRenaming.value = false;
+            focusIfLost(() => root.current?.querySelector("a"));
             if (changed !== null) void app.renameChat(chat, changed);
           }}
         />
@@ -135,7 +144,7 @@ function ChatItem({ chat, onChosen, onDelete }: { chat: Chat; onChosen(): void; 
   }
   const isCurrent = chat.id === app.selectedId.value;
   return (
-    <li class="chat-item" data-current={isCurrent}>
+    <li class="chat-item" ref={root} data-current={isCurrent}>
       <a
         href={`#/chats/${chat.id}`}
         aria-current={isCurrent ? "page" : undefined}
@@ -147,7 +156,7 @@ function ChatItem({ chat, onChosen, onDelete }: { chat: Chat; onChosen(): void; 
           else if (event.key === "ArrowDown" || event.key === "ArrowUp") moveFocus(event);
         }}
       >
-        <span class="chat-title">{title}</span>
+        <span class="chat-title" dir="auto">{title}</span>
         {chat.running_request_id !== undefined && <span class="running-dot" role="img" aria-label="an answer is being written" />}
       </a>
       <span class="chat-actions">
@@ -177,11 +186,13 @@ export function TitleField({ title, onDone }: { title: string; onDone(changed: s
     <input
       ref={field}
       class="title-field"
+      dir="auto"
       aria-label="Title of the chat"
       defaultValue={title}
       maxLength={255}
       onBlur={(event) => finish(event.currentTarget.value)}
       onKeyDown={(event) => {
+        if (isComposing(event)) return;
         if (event.key === "Enter") finish(event.currentTarget.value);
         else if (event.key === "Escape") finish(null);
         event.stopPropagation();

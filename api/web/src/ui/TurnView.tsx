@@ -5,7 +5,9 @@ import { AnswerView } from "../markdown/answerView";
 import type { Conversation } from "../state/conversation";
 import type { Status, ToolActivity, Turn } from "../state/turn";
 import type { Citation, DowngradeReason } from "../stream/events";
+import { copyText } from "./clipboard";
 import { useApp } from "./context";
+import { isComposing, useFocusHandover } from "./focus";
 import { Icon, type IconName } from "./icons";
 
 interface TurnProps {
@@ -18,11 +20,12 @@ interface TurnProps {
 
 export function TurnView(props: TurnProps) {
   const { turn, conversation, isLatest, onGrown } = props;
+  const root = useFocusHandover<HTMLElement>();
   const isEditing = conversation.editing.value === turn;
   // What comes below the text, or goes, changes the height as well.
   useLayoutEffect(onGrown);
   return (
-    <section class="turn" data-request-id={turn.requestId} data-status={turn.status.value}>
+    <section class="turn" ref={root} data-request-id={turn.requestId} data-status={turn.status.value}>
       <div class="question" data-editing={isEditing}>
         <h2 class="visually-hidden">You asked</h2>
         <Attachments items={turn.question.attachments} />
@@ -30,7 +33,7 @@ export function TurnView(props: TurnProps) {
           <QuestionField turn={turn} conversation={conversation} />
         ) : (
           <>
-            <div class="bubble">{turn.question.content}</div>
+            <div class="bubble" dir="auto">{turn.question.content}</div>
             <div class="actions">
               {isLatest && !turn.isLive.value && (
                 <Action icon="pencil" label="Edit the question" onClick={() => (conversation.editing.value = turn)} />
@@ -74,12 +77,13 @@ function AnswerText({ turn, onGrown }: { turn: Turn; onGrown(): void }) {
 
 async function copyCode(button: HTMLElement): Promise<void> {
   const code = button.closest("figure")?.querySelector("code")?.textContent ?? "";
-  await navigator.clipboard.writeText(code);
+  await copyText(code);
   button.textContent = "Copied";
   setTimeout(() => (button.textContent = "Copy"), 1_500);
 }
 
 function QuestionField({ turn, conversation }: { turn: Turn; conversation: Conversation }) {
+  const form = useFocusHandover<HTMLFormElement>();
   const field = useRef<HTMLTextAreaElement>(null);
   const text = useSignal(turn.question.content);
   useEffect(() => {
@@ -96,6 +100,7 @@ function QuestionField({ turn, conversation }: { turn: Turn; conversation: Conve
   return (
     <form
       class="edit"
+      ref={form}
       onSubmit={(event) => {
         event.preventDefault();
         save();
@@ -104,12 +109,14 @@ function QuestionField({ turn, conversation }: { turn: Turn; conversation: Conve
       <textarea
         ref={field}
         aria-label="Your question"
+        dir="auto"
         rows={3}
         value={text.value}
         onInput={(event) => (text.value = event.currentTarget.value)}
         onKeyDown={(event) => {
+          if (isComposing(event)) return;
           if (event.key === "Escape") cancel();
-          else if (event.key === "Enter" && !event.shiftKey && !event.isComposing) save();
+          else if (event.key === "Enter" && !event.shiftKey) save();
           else return;
           event.preventDefault();
         }}
@@ -142,7 +149,9 @@ export function Attachments({ items }: { items: MessageAttachment[] }) {
               alt=""
             />
           )}
-          <span>{filename}</span>
+          <span dir="auto" title={filename}>
+            {filename}
+          </span>
         </li>
       ))}
     </ul>
@@ -175,9 +184,16 @@ function Reasoning({ turn, onGrown }: { turn: Turn; onGrown(): void }) {
   useEffect(() => {
     if (!isShown) return;
     let frame: number | null = null;
+    let shown = "";
     const show = (): void => {
       frame = null;
-      if (root.current !== null) root.current.textContent = turn.reasoning.value;
+      const text = turn.reasoning.value;
+      if (!text.startsWith(shown)) {
+        shown = "";
+        root.current?.replaceChildren();
+      }
+      root.current?.append(text.slice(shown.length));
+      shown = text;
       onGrown();
     };
     const unsubscribe = turn.reasoning.subscribe(() => (frame ??= requestAnimationFrame(show)));
@@ -191,7 +207,7 @@ function Reasoning({ turn, onGrown }: { turn: Turn; onGrown(): void }) {
   return (
     <details class="reasoning">
       <summary>Thinking</summary>
-      <div ref={root} />
+      <div ref={root} dir="auto" />
     </details>
   );
 }
@@ -240,13 +256,13 @@ function Sources({ items }: { items: Citation[] }) {
             <Icon name={item.source === "web" ? "globe" : "file"} />
             <div>
               {isWebAddress(item.url) ? (
-                <a href={item.url} target="_blank" rel="noopener noreferrer nofollow">
+                <a href={item.url} dir="auto" target="_blank" rel="noopener noreferrer nofollow">
                   {item.title}
                 </a>
               ) : (
-                <span class="source-title">{item.title}</span>
+                <span class="source-title" dir="auto">{item.title}</span>
               )}
-              {item.snippet !== "" && <p>{item.snippet}</p>}
+              {item.snippet !== "" && <p dir="auto">{item.snippet}</p>}
             </div>
           </li>
         ))}
@@ -336,7 +352,7 @@ function CopyAction({ label, text }: { label: string; text(): string }) {
       icon={isCopied.value ? "check" : "copy"}
       label={isCopied.value ? "Copied" : label}
       onClick={async () => {
-        await navigator.clipboard.writeText(text());
+        await copyText(text());
         isCopied.value = true;
         setTimeout(() => (isCopied.value = false), 1_500);
       }}

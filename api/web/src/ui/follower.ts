@@ -34,10 +34,11 @@ export class Follower {
 
   readonly #onScroll = (): void => {
     const { scrollTop, scrollHeight, clientHeight } = this.scroller;
-    const isAtEnd = scrollHeight - scrollTop - clientHeight < NEAR_PX;
-    // Content that grows moves the end away without anybody scrolling: only a move upwards is the reader's.
-    if (isAtEnd) this.#follow(true);
-    else if (scrollTop < this.#lastTop) this.#follow(false);
+    const below = scrollHeight - scrollTop - clientHeight;
+    // Content that grows moves the end away without anybody scrolling: only a move upwards is the reader's, however
+    // small. One that ends at the end is none: the content has become shorter.
+    if (scrollTop < this.#lastTop && below > 1) this.#follow(false);
+    else if (below < NEAR_PX) this.#follow(true);
     this.#lastTop = scrollTop;
   };
 
