@@ -120,6 +120,10 @@ class ChatPage:
         await self.composer.press("Enter")
         await expect(self.latest.locator(".bubble")).to_have_text(question)
 
+    async def sign_in(self, token: str) -> None:
+        await self.page.get_by_label("Access token").fill(token)
+        await self.button("Sign in").click()
+
     async def stop(self) -> None:
         await self.button("Stop").click()
 

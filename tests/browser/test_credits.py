@@ -72,3 +72,27 @@ async def test_what_is_used_up_is_said(
     await expect(meters.locator("[data-state=exhausted]")).to_have_count(2)
     await meters.locator("summary").click()
     await expect_no_violation(page)
+
+
+async def test_web_searches_are_used_up(
+    product: Deployment, caller: Caller, context: BrowserContext, witness: Witness
+) -> None:
+    """One can still ask without."""
+    variables = {"AUTH__DEV_TENANT_ID": str(caller.tenant_id), "AUTH__DEV_USER_ID": str(caller.user_id)}
+    with product.extra_api(QUOTA__WEB_SEARCH_DAILY_QUOTA="1", **variables) as api:
+        witness.allow(api.url)
+        page = await ChatPage.open(context, api.url)
+        product.queue_scripts({"match": "the first search", "text": "Found.", "tools": [{"name": "web_search"}]})
+        await page.button("Web search").click()
+        await page.ask("Please do the first search")
+        await page.expect_status("done")
+        await page.composer.fill("And a second?")
+        await page.composer.press("Enter")
+        await expect(page.notice).to_contain_text("No more web searches today. You can still ask without.")
+        await expect(page.composer).to_have_value("And a second?")
+        await expect(page.turns).to_have_count(1)
+        await page.button("Web search").click()
+        await page.composer.press("Enter")
+        await page.expect_status("done")
+        await expect(page.turns).to_have_count(2)
+        await expect(page.notice).to_have_count(0)
