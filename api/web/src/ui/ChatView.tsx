@@ -151,7 +151,7 @@ function Thread({ conversation }: { conversation: Conversation }) {
   }, [conversation, turns.length, conversation.hasOlder.value]);
 
   return (
-    <div class="thread" ref={scroller} tabIndex={0} role="region" aria-label="Conversation">
+    <div class="thread" ref={scroller} data-away={isAway.value} tabIndex={0} role="region" aria-label="Conversation">
       {turns.length === 0 ? (
         <Empty conversation={conversation} />
       ) : (

@@ -12,18 +12,22 @@ const ACCEPTED = [
   ".py,.java,.js,.mjs,.ts,.mts,.go,.cs,.rb,.rs,.sql",
 ].join(",");
 
+/** More than fits into the field at its highest. */
+const LONG_DRAFT = 10_000;
+
 export function Composer({ conversation }: { conversation: Conversation }) {
   const app = useApp();
   const field = useRef<HTMLTextAreaElement>(null);
   const picker = useRef<HTMLInputElement>(null);
   const draft = conversation.draft.value;
+  const isLong = draft.length > LONG_DRAFT;
   const running = conversation.running.value;
   const isSendable = draft.trim() !== "" && !conversation.uploads.isPending.value;
   const send = (): void => void conversation.send();
 
   // As high as its text, where the style sheet cannot say so.
   useLayoutEffect(() => {
-    if (CSS.supports("field-sizing", "content")) return;
+    if (isLong || CSS.supports("field-sizing", "content")) return;
     const element = field.current!;
     element.style.height = "auto";
     element.style.height = `${element.scrollHeight}px`;
@@ -50,6 +54,7 @@ export function Composer({ conversation }: { conversation: Conversation }) {
           ref={field}
           dir="auto"
           rows={1}
+          data-long={isLong}
           value={draft}
           placeholder="Ask anything"
           aria-label="Message"
