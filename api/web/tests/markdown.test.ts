@@ -152,6 +152,11 @@ describe("a growing text", () => {
     if (!text.startsWith("> line")) expect(outer(root)).toEqual(outer(whole(text)));
   });
 
+  it("may have the line ends of Windows", () => {
+    const pieces = SAMPLE.replaceAll("\n", "\r\n").match(/[^]{1,7}/g) ?? [];
+    expect(outline(streamed(pieces))).toEqual(outline(whole(SAMPLE)));
+  });
+
   it("names the language of a listing, in however many pieces it comes", () => {
     const root = streamed(["```", "py", "thon\n", "x = 1"]);
     expect(root.querySelector("figcaption span")?.textContent).toBe("python");

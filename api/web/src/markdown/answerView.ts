@@ -67,7 +67,7 @@ export class AnswerView {
 
   #showMore(): void {
     const begin = performance.now();
-    const text = this.source.value;
+    const text = this.source.value.replace(/\r\n?/g, "\n"); // as the lexer counts
     if (!text.startsWith(this.#text)) this.#clear();
     this.#text = text;
     if (this.#shownTo < text.length) {

@@ -133,7 +133,7 @@ export function Composer({ conversation }: { conversation: Conversation }) {
   );
 }
 
-/** Word processors and tables put a picture of a text beside it; the name of a copied file and the address of a picture are none. */
+/** Word processors put a picture of a text beside it. The name of a copied file, or the address of a picture, is no text. */
 function isText(types: readonly string[]): boolean {
   return types.includes("text/html") && types.includes("text/plain");
 }

@@ -1,4 +1,4 @@
-/** Copy a text. `navigator.clipboard` is missing on plain HTTP from another host: there the browser copies what is marked. */
+/** On plain HTTP from another host there is no `navigator.clipboard`: there the browser copies what is marked. */
 export async function copyText(text: string): Promise<void> {
   const { clipboard } = navigator as { clipboard?: Clipboard };
   if (clipboard !== undefined) return clipboard.writeText(text);
