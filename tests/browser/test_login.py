@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
+from http import HTTPStatus
 
 import pytest
-from playwright.async_api import BrowserContext, expect
+from playwright.async_api import BrowserContext, Route, expect
 
 from shared.clock import SystemClock
 from shared.ids import new_uuid4
@@ -24,6 +26,14 @@ async def test_a_token_opens_the_page(product: Deployment, context: BrowserConte
         page = await context.new_page()
         await page.goto(f"{api.url}/")
         field, sign_in = page.get_by_label("Access token"), page.get_by_role("button", name="Sign in")
+        late = asyncio.Event()
+
+        async def wait(route: Route) -> None:
+            """One of the requests is answered when another token is there already."""
+            await late.wait()
+            await route.continue_()
+
+        await page.route("**/quota/status", wait, times=1)
         await field.fill(expired)
         await sign_in.click()
         await expect(page.get_by_role("alert")).to_contain_text("not accepted")
@@ -31,6 +41,8 @@ async def test_a_token_opens_the_page(product: Deployment, context: BrowserConte
         await field.fill(sign(claims_of(tenant, user)))
         await sign_in.click()
         tab = ChatPage(page)
+        async with page.expect_response(lambda response: response.status == HTTPStatus.UNAUTHORIZED):
+            late.set()
         await tab.ask("Who am I?")
         await tab.expect_status("done")
         assert await page.evaluate(

@@ -89,8 +89,8 @@ export interface Page<T> {
 export interface ApiOptions {
   basePath: string;
   authorization(): string | null;
-  /** The server did not accept our credentials. */
-  onUnauthenticated(): void;
+  /** The server did not accept these credentials, which may be others than those of now. */
+  onUnauthenticated(authorization: string | null): void;
 }
 
 export class Api {
@@ -166,7 +166,7 @@ export class Api {
       request.onerror = () => reject(new ProblemError(OFFLINE));
       request.onload = () => {
         const headers = { "Content-Type": request.getResponseHeader("Content-Type") ?? "" };
-        this.#checked(new Response(request.responseText, { status: request.status, headers }))
+        this.#checked(new Response(request.responseText, { status: request.status, headers }), authorization)
           .then((response) => response.json() as Promise<Attachment>)
           .then(resolve, reject);
       };
@@ -194,12 +194,12 @@ export class Api {
     const response = await fetch(this.options.basePath + path, request).catch(() => {
       throw new ProblemError(OFFLINE);
     });
-    return this.#checked(response);
+    return this.#checked(response, authorization);
   }
 
-  async #checked(response: Response): Promise<Response> {
+  async #checked(response: Response, authorization: string | null): Promise<Response> {
     if (response.ok) return response;
-    if (response.status === 401) this.options.onUnauthenticated();
+    if (response.status === 401) this.options.onUnauthenticated(authorization);
     throw new ProblemError(await problemOf(response));
   }
 }

@@ -34,7 +34,10 @@ export class App {
   constructor(readonly config: Config) {
     const session = (this.session = new Session(config.auth));
     const authorization = (): string | null => session.authorization();
-    const onUnauthenticated = (): void => this.#leave();
+    // An answer to a token that has been replaced meanwhile says nothing of the new one.
+    const onUnauthenticated = (refused: string | null): void => {
+      if (refused === session.authorization()) this.#leave();
+    };
     this.#api = new Api({ basePath: config.basePath, authorization, onUnauthenticated });
     this.#client = new EventLogClient({
       basePath: config.basePath,

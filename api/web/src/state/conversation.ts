@@ -318,7 +318,7 @@ export class Conversation {
     const chatId = this.chat.value?.id;
     if (ending.kind === "aborted" || chatId === undefined) return;
     if (ending.kind === "refused") {
-      if (ending.problem.status === 401) return this.events.onUnauthenticated();
+      if (ending.problem.status === 401 && !this.#closed.signal.aborted) return this.events.onUnauthenticated();
       this.#complain(new ProblemError(ending.problem));
       if (turn.phase.value === "waiting") turn.phase.value = "interrupted";
       const { code } = ending.problem;
