@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from shared.backoff import outlast
 from shared.db.command import DATABASE_FAILURE, reason_of
 from shared.db.engine import create_engine
+from shared.db.transaction import sqlstate
 from shared.settings import ConfigurationError, Settings
 
 # One migrating process at a time; the others wait and find nothing left to do. Any number will do, if it is ours.
@@ -33,7 +34,9 @@ TABLE_LOCK_WAIT_MS = 2_000
 """How long requests may be held up by a change that waits for a table."""
 RETRY_SECS = (1.0, 10.0)
 GIVE_UP_AFTER_SECS = 900.0
-LOCK_NOT_AVAILABLE = "55P03"
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+_TABLE_IN_USE = {"55P03", "40P01"}
+"""The wait for a table took too long, or was for somebody who waits for a table that the migration has changed."""
 
 logger = logging.getLogger(__name__)
 
@@ -92,10 +95,12 @@ async def _migrate(settings: Settings) -> None:
             await connection.run_sync(_upgrade)
 
     def is_table_in_use(error: Exception) -> bool:
-        if not isinstance(error, DBAPIError) or getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+        if not isinstance(error, DBAPIError) or sqlstate(error) not in _TABLE_IN_USE:
+            return False
+        if time.monotonic() >= give_up_at:
             return False
         logger.warning("a table is in use, will try again")
-        return time.monotonic() < give_up_at
+        return True
 
     first, longest = RETRY_SECS
     try:

@@ -110,6 +110,24 @@ async def test_a_table_in_use_holds_up_nobody_but_the_migration(
     await client.close()
 
 
+async def test_a_deadlock_with_a_request_is_no_end_of_the_migration(
+    configured: Settings, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All migrations are one transaction: it keeps the tables it has changed while it waits for the next one."""
+    await downgrade(configured, "0001")
+    request, other = await asyncpg.connect(database_url), await asyncpg.connect(database_url)
+    async with asyncio.TaskGroup() as tasks, request.transaction():
+        await request.execute("SET LOCAL deadlock_timeout = '1min'")  # the migration is the one to give way
+        await request.execute("LOCK TABLE attachments IN ROW EXCLUSIVE MODE")
+        tasks.create_task(asyncio.to_thread(migrate, configured))
+        await wait_until(lambda: other.fetchval(_WAITS_LONG))
+        await request.execute("SELECT 1 FROM chat_turns", timeout=5)
+    assert "a table is in use, will try again" in caplog.messages
+    assert await differences(configured) == []
+    await request.close()
+    await other.close()
+
+
 async def test_a_table_that_stays_in_use_ends_the_migration(
     configured: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
