@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Final
 
 import orjson
+from pydantic import ValidationError
 from sqlalchemy import BigInteger, bindparam, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -20,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from shared.db.engine import Sessions
 from shared.model_catalog.catalog import Catalog
 from shared.quotas.tables import PolicySnapshot
-from shared.settings import ConfigurationError
+from shared.settings import ConfigurationError, describe_validation_error
 
 _INSERT: Final = insert(PolicySnapshot).on_conflict_do_nothing(index_elements=["policy_version"])
 _IS_VERSION: Final = PolicySnapshot.policy_version == bindparam("version", type_=BigInteger)
@@ -68,13 +69,17 @@ async def find_hash(session: AsyncSession, version: int) -> str | None:
 async def load_snapshot(sessions: Sessions, version: int) -> Catalog:
     """
     Raises:
-        LookupError: the version has never been stored.
+        LookupError: the version has never been stored, or by a release with other rules.
     """
     async with sessions() as session:
         payload = await session.scalar(_SELECT_PAYLOAD, {"version": version})
     if payload is None:
         raise LookupError(f"policy version {version} is unknown")
-    return Catalog.model_validate(payload, extra="ignore")
+    try:
+        return Catalog.model_validate(payload, extra="ignore")
+    except ValidationError as error:
+        # Its turns must end all the same.
+        raise LookupError(f"policy version {version} cannot be read: {describe_validation_error(error)}") from None
 
 
 class StoredPolicies:

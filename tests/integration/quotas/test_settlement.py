@@ -11,9 +11,10 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import func
+from sqlalchemy import func, insert
 
 from shared.quotas.credits import MAX_TOKENS
+from shared.quotas.tables import PolicySnapshot
 from shared.turns.gauges import measure_turns
 from shared.turns.lifecycle import Ending, TokenUsage
 from shared.turns.tables import Turn
@@ -223,6 +224,24 @@ async def test_calls_and_images_are_counted_unless_the_turn_is_released(ledger: 
     await ledger.end(turn, Ending.failed("provider_error", provider_started=True))
     row = (await ledger.buckets(ann))["daily", "total"]
     assert (row["web_search_calls"], row["code_interpreter_calls"], row["image_inputs"]) == (2, 3, 4)
+
+
+async def test_a_turn_of_a_policy_that_cannot_be_read_ends(
+    ledger: Ledger, ann: Caller, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another release, with other rules, has stored it: what was reserved is charged, and nothing stays reserved."""
+    turn = await ledger.send(ann, await ledger.new_chat(ann, model=PREMIUM))
+    payload = acceptance_catalog() | {"policy_version": 7}
+    payload["providers"]["openai"]["kind"] = "novelty"
+    stored = {"policy_version": 7, "payload": payload, "content_hash": "", "created_at": func.now()}
+    async with ledger.context.sessions.begin() as session:
+        await session.execute(insert(PolicySnapshot).values(stored))
+    await change_turn(ledger.context.sessions, turn, policy_version_applied=7)
+    turn = await get_turn(ledger.context.sessions, turn)
+    assert await ledger.end(turn, CASES["the provider completed"][0]) is not None
+    row = (await ledger.buckets(ann))["daily", "total"]
+    assert (row["reserved_credits_micro"], row["spent_credits_micro"]) == (0, turn.reserved_credits_micro)
+    assert "the price of a turn is unknown" in caplog.text
 
 
 async def test_a_stuck_turn_is_settled_by_the_watchdog(
