@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import func, select
+from sqlalchemy import exists, func, select
 
 from shared.attachments.tables import Attachment
 from shared.chats.tables import Chat
 from shared.db.engine import Sessions
 from shared.metrics import Metrics
 
-# Both in the words of the partial indexes that answer them.
+_IS_OF_DELETED_CHAT: Final = exists().where(Chat.id == Attachment.chat_id, Chat.deleted_at.is_not(None))
+# All in the words of the partial indexes that answer them: chats that are there are far too many to be read.
 _NOT_READY: Final = (
     select(Attachment.status, func.count())
-    .join(Chat, Chat.id == Attachment.chat_id)
-    .where(Attachment.status != "ready", Attachment.deleted_at.is_(None), Chat.deleted_at.is_(None))
+    .where(Attachment.status != "ready", Attachment.deleted_at.is_(None), ~_IS_OF_DELETED_CHAT)
     .group_by(Attachment.status)
 )
 _NOT_REMOVED: Final = (
