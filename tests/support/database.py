@@ -39,13 +39,25 @@ _USED_TABLES = """
     WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname <> 'alembic_version'
       AND pg_relation_size(oid) > 0
 """
-_SCHEMA = """
+_SCHEMA = r"""
     SELECT (SELECT string_agg(version_num, ',') FROM alembic_version), (
-        SELECT array_agg((relname, attname, atttypid, attnotnull, attisdropped)::text ORDER BY relname, attnum)
-        FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid WHERE relnamespace = 'public'::regnamespace
+        SELECT array_agg((
+            relname, attname, atttypid, attnotnull, attisdropped, pg_get_expr(adbin, adrelid)
+        )::text ORDER BY relname, attnum)
+        FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid
+        LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+        WHERE relnamespace = 'public'::regnamespace
     ), (
         SELECT array_agg((conrelid::regclass, conname, pg_get_constraintdef(oid))::text ORDER BY conrelid, conname)
         FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+    ), (
+        SELECT array_agg((tgrelid::regclass, tgname, tgenabled)::text ORDER BY tgrelid, tgname)
+        FROM pg_trigger WHERE NOT tgisinternal
+    ), (
+        SELECT array_agg(nspname::text ORDER BY nspname) FROM pg_namespace WHERE nspname NOT LIKE 'pg\_%'
+    ), (
+        SELECT setconfig FROM pg_db_role_setting JOIN pg_database ON pg_database.oid = setdatabase
+        WHERE datname = current_database() AND setrole = 0
     )
 """
 
