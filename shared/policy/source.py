@@ -24,7 +24,7 @@ class PolicySnapshots(Protocol):
         """The policy of a turn that was accepted under `version`, however long ago.
 
         Raises:
-            LookupError: there has never been such a version.
+            LookupError: there has never been such a version, or this release cannot read it.
             Exception: it is not in memory and the database is away.
         """
         ...
