@@ -22,7 +22,7 @@ from shared.metrics import Metrics
 from shared.model_catalog.holder import CatalogHolder
 from shared.policy.file_source import FilePolicySource
 from shared.providers.storage import ProviderStorages
-from shared.queue.queue import TurnQueue
+from shared.queue.queue import JobQueue
 from shared.settings import Settings
 from shared.turns.stop import TurnStopper
 from shared.valkey.client import Valkey
@@ -35,7 +35,7 @@ class ApiContext:
     sessions: Sessions
     valkey: Valkey
     log: EventLog
-    queue: TurnQueue
+    queue: JobQueue
     live: LiveFeed
     followers: TurnFollower
     audience: Audience

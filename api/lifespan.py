@@ -33,7 +33,7 @@ from shared.periodic import every
 from shared.policy.file_source import FilePolicySource
 from shared.providers.client import ProviderClients
 from shared.providers.storage import ProviderStorages
-from shared.queue.queue import TurnQueue
+from shared.queue.queue import JobQueue
 from shared.settings import Settings
 from shared.tasks import BackgroundTasks
 from shared.trace import exporting
@@ -133,7 +133,7 @@ async def open_context(
             sessions=sessions,
             valkey=valkey,
             log=log,
-            queue=TurnQueue(valkey, settings),
+            queue=JobQueue(valkey, settings),
             live=live,
             followers=followers,
             audience=audience,

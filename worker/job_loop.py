@@ -24,7 +24,7 @@ from opentelemetry.trace import SpanKind, set_span_in_context
 
 from shared.backoff import backoff
 from shared.logs import add_log_fields
-from shared.queue.queue import QUEUE_NAME, PickedJob, TurnQueue
+from shared.queue.queue import QUEUE_NAME, JobQueue, PickedJob
 from shared.settings import Settings
 from shared.trace import current_trace_id, received, span, start_span
 from shared.valkey.client import REDIS_FAILURE, Valkey
@@ -48,7 +48,7 @@ class JobLoop(Worker):
         functions: Mapping[str, JobFunction],
         *,
         wake_valkey: Valkey,
-        queue: TurnQueue,
+        queue: JobQueue,
         settings: Settings,
         ctx: dict[Any, Any],
     ) -> None:

@@ -24,7 +24,7 @@ from shared.policy.file_source import FilePolicySource
 from shared.providers.client import ProviderClients
 from shared.providers.storage import ProviderStorages
 from shared.queue.jobs import INDEX_ATTACHMENT, RUN_TURN, SUMMARIZE_DOCUMENT
-from shared.queue.queue import TurnQueue
+from shared.queue.queue import JobQueue
 from shared.settings import Settings
 from shared.trace import exporting
 from shared.turns.finalize import TurnFinalizer
@@ -127,7 +127,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerContext]:
         )
         await policies.start()
         log = EventLog(valkey, settings)
-        queue = TurnQueue(valkey, settings)
+        queue = JobQueue(valkey, settings)
         leases = LeaseKeeper(sessions, owner=process_name(), lease=timedelta(seconds=settings.turns.lease_secs))
         files = FileCleanup(
             sessions, Removal(storages, metrics), metrics, max_attempts=settings.cleanup_worker.max_attempts

@@ -54,7 +54,7 @@ class PickedJob(NamedTuple):
         return deserialize_job_raw(self.content or b"", deserializer=deserialize)[4]
 
 
-class TurnQueue:
+class JobQueue:
     """Enqueues jobs and hands them to workers. Every method may raise what `REDIS_FAILURE` names."""
 
     def __init__(self, valkey: Valkey, settings: Settings) -> None:

@@ -16,7 +16,7 @@ from uuid import UUID
 from shared.db.engine import Sessions
 from shared.events.log import EventLog
 from shared.queue.jobs import AttemptReason, RunTurn
-from shared.queue.queue import TurnQueue
+from shared.queue.queue import JobQueue
 from shared.turns.repository import TurnRepository
 from shared.turns.tables import Turn
 from shared.valkey.client import REDIS_FAILURE
@@ -43,7 +43,7 @@ class HandBack(StrEnum):
 class TurnRelease:
     sessions: Sessions
     log: EventLog
-    queue: TurnQueue
+    queue: JobQueue
 
     async def hand_back(self, turn_id: UUID) -> HandBack:
         """Compare-and-set on what is read first, in the row; then the job. Raises what the database raises."""

@@ -15,7 +15,7 @@ from shared.db.engine import Sessions, open_database
 from shared.events.log import EventLog
 from shared.metrics import Metrics
 from shared.policy.snapshots import StoredPolicies
-from shared.queue.queue import TurnQueue
+from shared.queue.queue import JobQueue
 from shared.settings import Settings
 from shared.turns.finalize import TurnFinalizer
 from shared.turns.stop import TurnStopper
@@ -27,7 +27,7 @@ class TurnOperator:
     sessions: Sessions
     valkey: Valkey
     log: EventLog
-    queue: TurnQueue
+    queue: JobQueue
     stopper: TurnStopper
 
 
@@ -45,4 +45,4 @@ async def open_operator(settings: Settings) -> AsyncIterator[TurnOperator]:
         stopper = TurnStopper(
             sessions=sessions, finalizer=finalizer, valkey=valkey, log=log, clock=SystemClock(), metrics=metrics
         )
-        yield TurnOperator(sessions, valkey, log, TurnQueue(valkey, settings), stopper)
+        yield TurnOperator(sessions, valkey, log, JobQueue(valkey, settings), stopper)

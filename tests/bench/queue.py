@@ -20,7 +20,7 @@ from arq.connections import ArqRedis
 
 from shared.ids import new_uuid4
 from shared.queue.jobs import RunTurn
-from shared.queue.queue import TurnQueue
+from shared.queue.queue import JobQueue
 from shared.settings import Settings
 from shared.valkey.client import open_valkey
 from tests.bench.measure import Repeats, report
@@ -57,7 +57,7 @@ CASES = (
 class Bench:
     """Enqueues for one kind of worker; its queue is empty at the start and at the end."""
 
-    def __init__(self, kind: str, url: str, queue: TurnQueue, arq: ArqRedis, valkey: redis.Redis) -> None:
+    def __init__(self, kind: str, url: str, queue: JobQueue, arq: ArqRedis, valkey: redis.Redis) -> None:
         self.kind = kind
         self._url = url
         self._queue = queue
@@ -105,7 +105,7 @@ async def bench(*, repeats: int, quick: bool) -> None:
         valkey = redis.Redis.from_url(engines.redis_url)
         arq = ArqRedis.from_url(engines.redis_url)
         async with open_valkey(settings.redis) as ours:
-            queue = TurnQueue(ours, settings)
+            queue = JobQueue(ours, settings)
             kinds = [Bench(kind, engines.redis_url, queue, arq, valkey) for kind in NAMES]
             await _bench_waits(kinds, repeats=repeats, probes=20 if quick else PROBES)
             await _bench_idle(kinds)

@@ -17,7 +17,7 @@ from arq.connections import RedisSettings
 from arq.worker import Worker, func
 
 from shared.queue.jobs import RUN_TURN
-from shared.queue.queue import TurnQueue
+from shared.queue.queue import JobQueue
 from shared.settings import Settings
 from shared.valkey.client import open_valkey
 from tests.bench.measure import percentile
@@ -68,7 +68,7 @@ class QueueWorker:
             await self._job(int(sent_ns), float(secs))
 
         async with open_valkey(settings.redis) as valkey, open_valkey(settings.redis) as wake_valkey:
-            queue = TurnQueue(valkey, settings)
+            queue = JobQueue(valkey, settings)
             await JobLoop({RUN_TURN: run}, wake_valkey=wake_valkey, queue=queue, settings=settings, ctx={}).main()
 
     async def _run_arq(self, redis_url: str) -> None:

@@ -16,7 +16,7 @@ from shared.metrics import Metrics
 from shared.model_catalog.source import load_catalog
 from shared.providers.client import ProviderClients
 from shared.providers.storage import ProviderStorages
-from shared.queue.queue import TurnQueue
+from shared.queue.queue import JobQueue
 from shared.valkey.client import open_valkey
 from tests.support.api import api_settings
 from tests.support.deployment import Deployment
@@ -173,7 +173,7 @@ async def run_stuck_uploads(product: Deployment) -> None:
                 sessions=sessions,
                 storages=storages,
                 failed=FailedAttachments(sessions, files),
-                queue=TurnQueue(valkey, settings),
+                queue=JobQueue(valkey, settings),
                 metrics=metrics,
                 clock=SystemClock(),
             ).run()

@@ -27,7 +27,7 @@ from shared.db.engine import Sessions
 from shared.metrics import Metrics
 from shared.providers.storage import DOCUMENT_PURPOSE, ProviderStorage, ProviderStorages, StorageError
 from shared.queue.jobs import IndexAttachment
-from shared.queue.queue import TurnQueue
+from shared.queue.queue import JobQueue
 from worker.attachments.failed import FailedAttachments
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class StuckUploads:
     sessions: Sessions
     storages: ProviderStorages
     failed: FailedAttachments
-    queue: TurnQueue
+    queue: JobQueue
     metrics: Metrics
     clock: Clock
     summarize: Callable[[Attachment], Awaitable[None]] | None = None

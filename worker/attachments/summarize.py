@@ -31,7 +31,7 @@ from shared.model_catalog.holder import CatalogHolder
 from shared.outbox import messages as outbox
 from shared.providers.storage import backend_of
 from shared.queue.jobs import SummarizeDocument
-from shared.queue.queue import TurnQueue
+from shared.queue.queue import JobQueue
 from shared.settings import Settings
 from shared.trace import current_traceparent
 from shared.turns.context import PlannedMessage
@@ -89,7 +89,7 @@ class DocumentSummarizer:
     sessions: Sessions
     providers: ProviderRegistry
     catalog: CatalogHolder
-    queue: TurnQueue
+    queue: JobQueue
     clock: Clock
     metrics: Metrics
     first_pause_secs: float = 1.0

@@ -22,7 +22,7 @@ from shared.events.log import Appended, EventLog
 from shared.logs import add_log_fields
 from shared.metrics import Metrics
 from shared.queue.jobs import AttemptReason, RunTurn
-from shared.queue.queue import TurnQueue
+from shared.queue.queue import JobQueue
 from shared.settings import ConfigurationError, Settings
 from shared.summaries.trigger import SummaryWish
 from shared.trace import current_traceparent
@@ -54,7 +54,7 @@ class TurnRunner:
     sessions: Sessions
     finalizer: TurnFinalizer
     log: EventLog
-    queue: TurnQueue
+    queue: JobQueue
     leases: LeaseKeeper
     providers: ProviderRegistry
     planner: TurnPlanner

@@ -14,7 +14,7 @@ from shared.db.engine import Sessions
 from shared.events.log import EventLog
 from shared.logs import log_fields
 from shared.queue.jobs import RunTurn
-from shared.queue.queue import TurnQueue
+from shared.queue.queue import JobQueue
 from shared.settings import Settings
 from shared.turns.finalize import TurnFinalizer
 from shared.turns.hand_back import reason_for_another
@@ -37,7 +37,7 @@ class Sweeper:
     settings: Settings
     sessions: Sessions
     finalizer: TurnFinalizer
-    queue: TurnQueue
+    queue: JobQueue
     log: EventLog
     stopper: TurnStopper
     outage: OutageGuard

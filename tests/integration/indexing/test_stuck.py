@@ -13,7 +13,7 @@ from sqlalchemy import func, text
 from shared.attachments.tables import Attachment
 from shared.clock import SystemClock
 from shared.providers.storage import ProviderStorage
-from shared.queue.queue import TurnQueue
+from shared.queue.queue import JobQueue
 from shared.settings import RedisSettings, Settings
 from shared.valkey.client import open_valkey
 from tests.support.killing import KilledAt, KilledError
@@ -34,14 +34,14 @@ A_MOMENT = timedelta(seconds=61)
 
 
 @pytest.fixture
-async def queue(valkey_url: str) -> AsyncIterator[TurnQueue]:
+async def queue(valkey_url: str) -> AsyncIterator[JobQueue]:
     async with open_valkey(RedisSettings.model_validate({"url": valkey_url})) as valkey:
         await valkey.flushdb()
-        yield TurnQueue(valkey, Settings())
+        yield JobQueue(valkey, Settings())
 
 
 @pytest.fixture
-def stuck(stage: StorageStage, queue: TurnQueue) -> StuckUploads:
+def stuck(stage: StorageStage, queue: JobQueue) -> StuckUploads:
     return StuckUploads(
         sessions=stage.sessions,
         storages=stage.storages,
@@ -137,7 +137,7 @@ async def test_what_a_failed_attachment_has_left_is_removed_later(stage: Storage
 
 
 async def test_an_upload_without_a_job_is_indexed_again(
-    stage: StorageStage, stuck: StuckUploads, queue: TurnQueue
+    stage: StorageStage, stuck: StuckUploads, queue: JobQueue
 ) -> None:
     chat_id = await stage.new_chat()
     waiting = await stage.uploaded(chat_id, age=A_MOMENT)

@@ -18,7 +18,7 @@ from shared.ids import first_uuid7
 from shared.outbox.tables import OutboxMessage
 from shared.providers.client import ProviderClients
 from shared.queue.jobs import SummarizeDocument
-from shared.queue.queue import TurnQueue
+from shared.queue.queue import JobQueue
 from shared.settings import RedisSettings, Settings
 from shared.turns.lifecycle import TokenUsage
 from shared.valkey.client import open_valkey
@@ -36,15 +36,15 @@ SOME_TIME = timedelta(minutes=6)
 
 
 @pytest.fixture
-async def queue(valkey_url: str) -> AsyncIterator[TurnQueue]:
+async def queue(valkey_url: str) -> AsyncIterator[JobQueue]:
     async with open_valkey(RedisSettings.model_validate({"url": valkey_url})) as valkey:
         await valkey.flushdb()
-        yield TurnQueue(valkey, Settings())
+        yield JobQueue(valkey, Settings())
 
 
 def a_summarizer(
     stage: StorageStage,
-    queue: TurnQueue,
+    queue: JobQueue,
     providers: ProviderRegistry,
     *,
     model_id: str = "",
@@ -63,7 +63,7 @@ def a_summarizer(
 
 
 def answering(
-    stage: StorageStage, queue: TurnQueue, *answers: Answer, **members: Any
+    stage: StorageStage, queue: JobQueue, *answers: Answer, **members: Any
 ) -> tuple[DocumentSummarizer, AnsweringProvider]:
     provider = AnsweringProvider(*answers, usage=TokenUsage(7, 3))
     return a_summarizer(stage, queue, OneProvider(provider), **members), provider
@@ -97,7 +97,7 @@ def counted(stage: StorageStage, result: str) -> float:
     return stage.metrics.registry.get_sample_value("test_attachment_summary_total", {"result": result}) or 0
 
 
-async def test_a_document_is_summarized_by_its_chats_model(stage: StorageStage, queue: TurnQueue) -> None:
+async def test_a_document_is_summarized_by_its_chats_model(stage: StorageStage, queue: JobQueue) -> None:
     """Over HTTP: one request that is not streamed, with file search in this one document."""
     attachment = await a_document(stage)
     tree = acceptance_catalog(provider_port=stage.port)
@@ -147,7 +147,7 @@ async def test_a_document_is_summarized_by_its_chats_model(stage: StorageStage, 
     ],
     ids=["image", "spreadsheet", "failed", "deleted", "chat deleted", "summarized"],
 )
-async def test_what_gets_no_summary(stage: StorageStage, queue: TurnQueue, columns: dict[str, Any]) -> None:
+async def test_what_gets_no_summary(stage: StorageStage, queue: JobQueue, columns: dict[str, Any]) -> None:
     attachment = await a_document(stage)
     await stage.change(attachment, **columns)
     summarizer, provider = answering(stage, queue, "A note.")
@@ -156,7 +156,7 @@ async def test_what_gets_no_summary(stage: StorageStage, queue: TurnQueue, colum
     assert (await stage.now(attachment)).doc_summary == columns.get("doc_summary")
 
 
-async def test_a_failure_that_passes_is_tried_again(stage: StorageStage, queue: TurnQueue) -> None:
+async def test_a_failure_that_passes_is_tried_again(stage: StorageStage, queue: JobQueue) -> None:
     attachment = await a_document(stage)
     summarizer, provider = answering(stage, queue, FAILED, "  ", " A note.\n")
     await summarizer.summarize(await scheduled(summarizer, attachment))
@@ -165,7 +165,7 @@ async def test_a_failure_that_passes_is_tried_again(stage: StorageStage, queue: 
     assert len(provider.requests) == 3
 
 
-async def test_a_document_goes_without_a_summary_that_fails_three_times(stage: StorageStage, queue: TurnQueue) -> None:
+async def test_a_document_goes_without_a_summary_that_fails_three_times(stage: StorageStage, queue: JobQueue) -> None:
     attachment = await a_document(stage)
     summarizer, provider = answering(stage, queue, ProviderError("provider_timeout", "late"))
     await summarizer.summarize(await scheduled(summarizer, attachment))
@@ -176,7 +176,7 @@ async def test_a_document_goes_without_a_summary_that_fails_three_times(stage: S
 
 
 async def test_one_job_at_two_workers_makes_one_summary_and_one_usage_event(
-    stage: StorageStage, queue: TurnQueue
+    stage: StorageStage, queue: JobQueue
 ) -> None:
     attachment = await a_document(stage)
     summarizer, _ = answering(stage, queue, "A note.")
@@ -189,7 +189,7 @@ async def test_one_job_at_two_workers_makes_one_summary_and_one_usage_event(
     assert counted(stage, "ok") == 1
 
 
-async def test_a_deletion_meanwhile_is_not_undone(stage: StorageStage, queue: TurnQueue) -> None:
+async def test_a_deletion_meanwhile_is_not_undone(stage: StorageStage, queue: JobQueue) -> None:
     attachment = await a_document(stage)
 
     class Deleting(AnsweringProvider):
@@ -208,14 +208,14 @@ async def test_a_deletion_meanwhile_is_not_undone(stage: StorageStage, queue: Tu
     [("gpt-5-mini", "gpt-5-mini"), ("unknown", STANDARD), (PREMIUM, STANDARD), (NANO, STANDARD)],
     ids=["the configured one", "unknown", "at another provider", "without file search"],
 )
-async def test_which_model_reads_a_document(stage: StorageStage, queue: TurnQueue, model_id: str, used: str) -> None:
+async def test_which_model_reads_a_document(stage: StorageStage, queue: JobQueue, model_id: str, used: str) -> None:
     attachment = await a_document(stage)
     summarizer, provider = answering(stage, queue, "A note.", model_id=model_id)
     await summarizer.summarize(await scheduled(summarizer, attachment))
     assert [request.model.id for request in provider.requests] == [used]
 
 
-async def test_without_file_search_nothing_is_asked(stage: StorageStage, queue: TurnQueue) -> None:
+async def test_without_file_search_nothing_is_asked(stage: StorageStage, queue: JobQueue) -> None:
     attachment = await a_document(stage)
     tree = {**acceptance_catalog(), "kill_switches": {"disable_file_search": True}}
     summarizer, provider = answering(stage, queue, "A note.", tree=tree)
@@ -224,7 +224,7 @@ async def test_without_file_search_nothing_is_asked(stage: StorageStage, queue: 
 
 
 @pytest.fixture
-def summarizer(stage: StorageStage, queue: TurnQueue) -> DocumentSummarizer:
+def summarizer(stage: StorageStage, queue: JobQueue) -> DocumentSummarizer:
     return answering(stage, queue, FAILED)[0]
 
 
@@ -249,7 +249,7 @@ async def test_a_summary_whose_job_was_lost_is_asked_for_again(
     job = await scheduled(summarizer, attachment)
     await summarizer.queue.finish(job.job_id)
     with monkeypatch.context() as valkey_away:
-        valkey_away.setattr(TurnQueue, "enqueue", AsyncMock(side_effect=RedisConnectionError))
+        valkey_away.setattr(JobQueue, "enqueue", AsyncMock(side_effect=RedisConnectionError))
         await summarizer.schedule(attachment)
     await stuck.run()
     assert await summarizer.queue.pick(at_most=10, in_progress_ms=1_000) == []

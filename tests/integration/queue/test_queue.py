@@ -12,7 +12,7 @@ import pytest
 
 from shared.ids import new_uuid4
 from shared.queue.jobs import RUN_TURN, RunTurn
-from shared.queue.queue import QUEUE_NAME, TurnQueue
+from shared.queue.queue import QUEUE_NAME, JobQueue
 from shared.settings import RedisSettings, Settings
 from shared.tasks import BackgroundTasks
 from shared.valkey.client import Valkey, open_valkey
@@ -31,8 +31,8 @@ async def valkey(valkey_url: str) -> AsyncIterator[Valkey]:
 
 
 @pytest.fixture
-def queue(valkey: Valkey) -> TurnQueue:
-    return TurnQueue(valkey, Settings())
+def queue(valkey: Valkey) -> JobQueue:
+    return JobQueue(valkey, Settings())
 
 
 def a_job(attempt: int = 1) -> RunTurn:
@@ -61,7 +61,7 @@ async def working(valkey_url: str, *, max_jobs: int = 256) -> AsyncIterator[Work
         loop = JobLoop(
             {RUN_TURN: worker.run_turn},
             wake_valkey=wake,
-            queue=TurnQueue(valkey, settings),
+            queue=JobQueue(valkey, settings),
             settings=settings,
             ctx={},
         )
@@ -75,7 +75,7 @@ async def working(valkey_url: str, *, max_jobs: int = 256) -> AsyncIterator[Work
             await tasks.aclose()
 
 
-async def test_a_job_waits_once(queue: TurnQueue, valkey: Valkey) -> None:
+async def test_a_job_waits_once(queue: JobQueue, valkey: Valkey) -> None:
     job = a_job()
     assert await queue.enqueue(job)
     assert not await queue.enqueue(job)
@@ -83,7 +83,7 @@ async def test_a_job_waits_once(queue: TurnQueue, valkey: Valkey) -> None:
     assert await queue.pick(at_most=10, in_progress_ms=IN_PROGRESS_MS) == []
 
 
-async def test_jobs_are_picked_oldest_first(queue: TurnQueue) -> None:
+async def test_jobs_are_picked_oldest_first(queue: JobQueue) -> None:
     jobs = [a_job() for _ in range(5)]
     for job in jobs:
         await queue.enqueue(job)
@@ -92,7 +92,7 @@ async def test_jobs_are_picked_oldest_first(queue: TurnQueue) -> None:
     assert picked == [job.job_id for job in jobs]
 
 
-async def test_running_jobs_do_not_hide_waiting_ones(queue: TurnQueue, valkey: Valkey) -> None:
+async def test_running_jobs_do_not_hide_waiting_ones(queue: JobQueue, valkey: Valkey) -> None:
     """However many run on one worker, the next job is the first thing that another worker reads."""
     for _ in range(600):
         await queue.enqueue(a_job())
@@ -102,7 +102,7 @@ async def test_running_jobs_do_not_hide_waiting_ones(queue: TurnQueue, valkey: V
     assert [job.job_id for job in await queue.pick(at_most=1, in_progress_ms=IN_PROGRESS_MS)] == [fresh.job_id]
 
 
-async def test_no_key_outlives_its_jobs(queue: TurnQueue, valkey: Valkey) -> None:
+async def test_no_key_outlives_its_jobs(queue: JobQueue, valkey: Valkey) -> None:
     """Queue keys exist only while they are not empty; all others expire."""
     job = a_job()
     await queue.enqueue(job)
@@ -116,14 +116,14 @@ async def test_no_key_outlives_its_jobs(queue: TurnQueue, valkey: Valkey) -> Non
 
 async def test_a_burst_leaves_few_wake_tokens(valkey: Valkey) -> None:
     settings = Settings.model_validate({"worker": {"max_jobs": 10}})
-    queue = TurnQueue(valkey, settings)
+    queue = JobQueue(valkey, settings)
     for _ in range(50):
         await queue.enqueue(a_job())
     assert len(await valkey.keys(QUEUE_WAKE)) == 1
     assert await valkey.lrange(QUEUE_WAKE, 0, -1) == [b"1"] * 10  # type: ignore[misc]
 
 
-async def test_an_idle_worker_is_woken(valkey_url: str, valkey: Valkey, queue: TurnQueue) -> None:
+async def test_an_idle_worker_is_woken(valkey_url: str, valkey: Valkey, queue: JobQueue) -> None:
     """It starts a job long before its next poll, which is five seconds away."""
     async with working(valkey_url) as worker:
         await asyncio.sleep(0.2)  # past the first poll, so that only a wake-up can explain the start
@@ -134,7 +134,7 @@ async def test_an_idle_worker_is_woken(valkey_url: str, valkey: Valkey, queue: T
 
 
 async def test_a_full_worker_leaves_jobs_and_wake_ups_to_others(
-    valkey_url: str, valkey: Valkey, queue: TurnQueue
+    valkey_url: str, valkey: Valkey, queue: JobQueue
 ) -> None:
     async with working(valkey_url, max_jobs=2) as full:
         for _ in range(2):
@@ -148,7 +148,7 @@ async def test_a_full_worker_leaves_jobs_and_wake_ups_to_others(
         assert len(full.ran) == 2
 
 
-async def test_a_worker_survives_the_loss_of_valkey_s_data(valkey_url: str, valkey: Valkey, queue: TurnQueue) -> None:
+async def test_a_worker_survives_the_loss_of_valkey_s_data(valkey_url: str, valkey: Valkey, queue: JobQueue) -> None:
     """Jobs run on, and new ones are found."""
     async with working(valkey_url) as worker:
         await queue.enqueue(a_job())
@@ -160,7 +160,7 @@ async def test_a_worker_survives_the_loss_of_valkey_s_data(valkey_url: str, valk
 
 
 async def test_an_abort_of_an_unknown_job_does_not_kill_the_next_one_of_that_id(
-    valkey_url: str, valkey: Valkey, queue: TurnQueue
+    valkey_url: str, valkey: Valkey, queue: JobQueue
 ) -> None:
     """What arq notes for an abort stays until a job of that id comes; it must not be its end."""
     job = a_job()
@@ -171,7 +171,7 @@ async def test_an_abort_of_an_unknown_job_does_not_kill_the_next_one_of_that_id(
 
 
 async def test_a_job_that_a_dead_worker_has_taken_can_be_enqueued_again(
-    valkey_url: str, valkey: Valkey, queue: TurnQueue
+    valkey_url: str, valkey: Valkey, queue: JobQueue
 ) -> None:
     """Its in-progress key would stand in the way for an hour."""
     job = a_job()
@@ -185,7 +185,7 @@ async def test_a_job_that_a_dead_worker_has_taken_can_be_enqueued_again(
 
 
 async def test_a_job_enqueued_again_while_it_runs_does_not_run_twice(
-    valkey_url: str, valkey: Valkey, queue: TurnQueue
+    valkey_url: str, valkey: Valkey, queue: JobQueue
 ) -> None:
     """A sweep may be late with what it has read; the worker keeps sight of the one job that runs."""
     job = a_job()

@@ -13,7 +13,7 @@ from shared.events import frames
 from shared.events.ids import opening
 from shared.events.log import EventLog
 from shared.ids import new_uuid4
-from shared.queue.queue import QUEUE_NAME, TurnQueue
+from shared.queue.queue import QUEUE_NAME, JobQueue
 from shared.settings import Settings
 from shared.turns.finalize import TurnFinalizer
 from shared.turns.lifecycle import Ending, TokenUsage
@@ -59,7 +59,7 @@ async def waiting_jobs(valkey: Valkey) -> set[str]:
 
 async def reasons(valkey: Valkey, settings: Settings) -> list[str]:
     """What the jobs that wait say about why there is another attempt; takes them."""
-    return [job.read()[1]["reason"] for job in await TurnQueue(valkey, settings).pick(at_most=9, in_progress_ms=1_000)]
+    return [job.read()[1]["reason"] for job in await JobQueue(valkey, settings).pick(at_most=9, in_progress_ms=1_000)]
 
 
 async def test_turns_are_listed_by_what_becomes_of_them(settings: Settings, sessions: Sessions, valkey: Valkey) -> None:

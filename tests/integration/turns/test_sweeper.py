@@ -16,7 +16,7 @@ from shared.events.ids import opening
 from shared.events.log import EventLog
 from shared.metrics import Metrics
 from shared.queue.jobs import RunTurn
-from shared.queue.queue import QUEUE_NAME, TurnQueue
+from shared.queue.queue import QUEUE_NAME, JobQueue
 from shared.settings import Settings
 from shared.turns.stop import TurnStopper
 from shared.turns.tables import Turn
@@ -49,7 +49,7 @@ def sweeper(settings: Settings, sessions: Sessions, valkey: Valkey) -> Sweeper:
         settings=settings,
         sessions=sessions,
         finalizer=finalizer,
-        queue=TurnQueue(valkey, settings),
+        queue=JobQueue(valkey, settings),
         log=log,
         stopper=stopper,
         outage=OutageGuard(lease=timedelta(seconds=10), interval=timedelta(seconds=2)),
