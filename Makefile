@@ -10,7 +10,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit
 
 TURNS ?= 1000
 
-# Without it every process that a test starts would compile the product anew.
+# Test processes would compile all tests and the product again and again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help

@@ -22,6 +22,12 @@ def valkey_url(valkey_url: str) -> str:
 
 
 @pytest.fixture(scope="session")
+def spare_valkey_url(valkey_url: str) -> str:
+    """For a deployment beside `product`, whose worker would take its jobs, find no such turn, and drop them."""
+    return urlsplit(valkey_url)._replace(path="/2").geturl()
+
+
+@pytest.fixture(scope="session")
 def product(template_url: str, valkey_url: str) -> Iterator[Deployment]:
     """Two API replicas and a worker. Tests share it: each is another user, and scripts its own answers.
 

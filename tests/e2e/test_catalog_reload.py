@@ -26,9 +26,9 @@ ANSWER = scripted(tokens=1, rate=0)
 
 
 @pytest.fixture
-def reloading(database_url: str, valkey_url: str) -> Iterator[Deployment]:
+def reloading(database_url: str, spare_valkey_url: str) -> Iterator[Deployment]:
     with deployment(
-        database_url=database_url, valkey_url=valkey_url, apis=1, workers=1, CATALOG__RELOAD_SECS="0.2"
+        database_url=database_url, valkey_url=spare_valkey_url, apis=1, workers=1, CATALOG__RELOAD_SECS="0.2"
     ) as running:
         yield running
 
@@ -89,9 +89,9 @@ async def test_a_kill_switch_takes_effect_at_the_next_send(reloading: Deployment
     await wait_until(partial(has_reloaded, reloading.workers[0], 3))
 
 
-async def test_a_hangup_reloads_api_and_worker_at_once(database_url: str, valkey_url: str) -> None:
+async def test_a_hangup_reloads_api_and_worker_at_once(database_url: str, spare_valkey_url: str) -> None:
     with deployment(
-        database_url=database_url, valkey_url=valkey_url, apis=1, workers=1, CATALOG__RELOAD_SECS="0"
+        database_url=database_url, valkey_url=spare_valkey_url, apis=1, workers=1, CATALOG__RELOAD_SECS="0"
     ) as product:
         edit(product, policy_version=2, kill_switches={"disable_premium_tier": True})
         for process in (product.apis[0], product.workers[0]):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
-from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
@@ -45,11 +44,11 @@ async def test_72_concurrent_first_uploads_create_one_vector_store(
     assert len(new) == 8
 
 
-async def test_a_document_survives_the_death_of_its_worker(own_database: str, valkey_url: str) -> None:
+async def test_a_document_survives_the_death_of_its_worker(own_database: str, spare_valkey_url: str) -> None:
     """Killed while the provider adds the file; the next worker finds the upload, and has it described as well."""
     with deployment(
         database_url=own_database,
-        valkey_url=urlsplit(valkey_url)._replace(path="/3").geturl(),
+        valkey_url=spare_valkey_url,
         apis=1,
         workers=1,
         DOC_SUMMARY__ENABLED="true",

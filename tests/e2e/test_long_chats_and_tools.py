@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import asyncpg
@@ -48,12 +47,11 @@ async def test_a_second_turn_is_told_of_the_first(client: httpx.AsyncClient, pro
     assert request["body"]["input"][1]["content"] == [{"type": "output_text", "text": "One."}]
 
 
-async def test_62_a_long_chat_is_summarized(database_url: str, valkey_url: str) -> None:
+async def test_62_a_long_chat_is_summarized(database_url: str, spare_valkey_url: str) -> None:
     """Once the context is a hundredth full, later turns are sent a summary instead of what it covers."""
-    own_valkey = urlsplit(valkey_url)._replace(path="/2").geturl()  # the other product's worker would take the jobs
     with deployment(
         database_url=database_url,
-        valkey_url=own_valkey,
+        valkey_url=spare_valkey_url,
         apis=1,
         workers=1,
         THREAD_SUMMARY_WORKER__COMPRESSION_THRESHOLD_PCT="1",
@@ -86,7 +84,7 @@ async def test_62_a_long_chat_is_summarized(database_url: str, valkey_url: str) 
             assert asked["body"]["user"].endswith(":system")
 
 
-async def test_63_a_summary_that_fails_changes_nothing(database_url: str, valkey_url: str) -> None:
+async def test_63_a_summary_that_fails_changes_nothing(database_url: str, spare_valkey_url: str) -> None:
     """Nobody answers where summaries are asked for: it ends as a dead letter, and the chat goes on as it was."""
 
     def with_a_dead_provider(*, provider_port: int) -> dict[str, Any]:
@@ -97,10 +95,9 @@ async def test_63_a_summary_that_fails_changes_nothing(database_url: str, valkey
                 model["provider_id"] = "dead"
         return tree
 
-    own_valkey = urlsplit(valkey_url)._replace(path="/2").geturl()
     with deployment(
         database_url=database_url,
-        valkey_url=own_valkey,
+        valkey_url=spare_valkey_url,
         apis=1,
         workers=1,
         make_catalog=with_a_dead_provider,

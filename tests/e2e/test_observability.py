@@ -97,7 +97,7 @@ class Day:
 
 
 @pytest.fixture(scope="module")
-def day(template_url: str, valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
+def day(template_url: str, spare_valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
     """Two API processes and two workers, each with metrics of its own, after a little of everything."""
     traces = tmp_path_factory.mktemp("traces") / "spans.jsonl"
     database = cloned_database(template_url)
@@ -107,7 +107,7 @@ def day(template_url: str, valkey_url: str, tmp_path_factory: pytest.TempPathFac
         try:
             with deployment(
                 database_url=url,
-                valkey_url=urlsplit(valkey_url)._replace(path="/2").geturl(),
+                valkey_url=spare_valkey_url,
                 apis=2,
                 workers=2,
                 make_catalog=watched_catalog,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
@@ -24,15 +23,14 @@ LEASE_SECS = 60
 
 
 @pytest.fixture(scope="module")
-def fleet(template_url: str, valkey_url: str) -> Iterator[Deployment]:
+def fleet(template_url: str, spare_valkey_url: str) -> Iterator[Deployment]:
     """A product with two workers and long leases, on databases of its own."""
     runner = asyncio.Runner()
     database = cloned_database(template_url)
-    redis_url = urlsplit(valkey_url)._replace(path="/2").geturl()
     try:
         url = runner.run(database.__aenter__())
         with deployment(
-            database_url=url, valkey_url=redis_url, apis=1, workers=0, TURNS__LEASE_SECS=str(LEASE_SECS)
+            database_url=url, valkey_url=spare_valkey_url, apis=1, workers=0, TURNS__LEASE_SECS=str(LEASE_SECS)
         ) as running:
             for _ in range(2):
                 port = PortPicker().pick()

@@ -6,7 +6,6 @@ import asyncio
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -27,7 +26,7 @@ LONG = scripted(tokens=TOKENS, rate=30)
 
 
 @pytest.fixture(scope="module")
-def small(template_url: str, valkey_url: str) -> Iterator[Deployment]:
+def small(template_url: str, spare_valkey_url: str) -> Iterator[Deployment]:
     """One worker with few slots, and few places to wait for one."""
     runner = asyncio.Runner()
     database = cloned_database(template_url)
@@ -35,7 +34,7 @@ def small(template_url: str, valkey_url: str) -> Iterator[Deployment]:
         url = runner.run(database.__aenter__())
         with deployment(
             database_url=url,
-            valkey_url=urlsplit(valkey_url)._replace(path="/2").geturl(),
+            valkey_url=spare_valkey_url,
             apis=1,
             workers=1,
             WORKER__MAX_JOBS=str(SLOTS),

@@ -7,7 +7,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import asyncpg
@@ -70,14 +69,15 @@ def _model(name: str, tier: str, in_multiplier: int, out_multiplier: int) -> dic
 
 
 @pytest.fixture(scope="module")
-def worked(template_url: str, valkey_url: str) -> Iterator[Deployment]:
+def worked(template_url: str, spare_valkey_url: str) -> Iterator[Deployment]:
     """A product of its own, for the sake of its catalog."""
     runner = asyncio.Runner()
     database = cloned_database(template_url)
     try:
         url = runner.run(database.__aenter__())
-        queue = urlsplit(valkey_url)._replace(path="/2").geturl()
-        with deployment(database_url=url, valkey_url=queue, apis=1, workers=1, make_catalog=worked_catalog) as running:
+        with deployment(
+            database_url=url, valkey_url=spare_valkey_url, apis=1, workers=1, make_catalog=worked_catalog
+        ) as running:
             yield running
     finally:
         runner.run(database.__aexit__(None, None, None))
