@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -34,8 +33,6 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="less of everything, in under 3 minutes")
     parser.add_argument("--only", help=f"some of {', '.join(BENCHES)}")
     options = parser.parse_args()
-    # The product's own code warns of what only benches do, such as turns without a reserve.
-    logging.basicConfig(level=logging.ERROR)
     repeats = options.repeats or (1 if options.quick else 3)
     names = [name for name in BENCHES if not (options.quick and name in NOT_QUICK)]
     for name in options.only.split(",") if options.only else names:
