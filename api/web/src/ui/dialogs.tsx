@@ -22,8 +22,12 @@ function Dialog({ title, onClose, children }: { title: string; onClose(): void; 
       if (opener instanceof HTMLElement) opener.focus();
     };
   }, []);
+  // The event comes later than the close: one of a dialog that is gone must not close the next one.
+  const onClosed = (event: Event): void => {
+    if ((event.currentTarget as Element).isConnected) onClose();
+  };
   return (
-    <dialog ref={dialog} aria-labelledby="dialog-title" onClose={onClose}>
+    <dialog ref={dialog} aria-labelledby="dialog-title" onClose={onClosed}>
       <h2 id="dialog-title">{title}</h2>
       {children}
     </dialog>
