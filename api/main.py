@@ -27,6 +27,7 @@ from api.reactions.routes import router as reactions
 from api.server import Server
 from api.turns.routes import router as turns
 from shared.clock import Clock
+from shared.garbage import forget_start_up
 from shared.logs import configure_logging
 from shared.settings import ConfigurationError, Settings
 
@@ -104,6 +105,7 @@ async def _serve(app: FastAPI, listener: socket.socket) -> None:
         host, port = listener.getsockname()[:2]
         _log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
         server = Server(app, app.state.context)
+        forget_start_up()
         try:
             await server.serve(sockets=[listener])
         finally:

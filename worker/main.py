@@ -16,6 +16,7 @@ from functools import partial
 import uvloop
 
 from shared.attachments.gauges import measure_attachments
+from shared.garbage import forget_start_up
 from shared.logs import configure_logging
 from shared.outbox.gauges import measure_outbox
 from shared.periodic import every
@@ -68,6 +69,7 @@ async def _run(settings: Settings) -> None:
         if watchdog.enabled:
             interval = timedelta(seconds=watchdog.scan_interval_secs)
             periodic.append(every(interval, context.watchdog.scan, name="watchdog"))
+        forget_start_up()
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(work) for work in periodic]
             running.append(tasks.create_task(context.jobs.main(), name="jobs"))
