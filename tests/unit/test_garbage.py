@@ -14,7 +14,7 @@ class Node:
 
 
 def test_only_what_comes_later_is_collected() -> None:
-    early = Node()
+    early, thresholds = Node(), gc.get_threshold()
     forget_start_up()
     try:
         assert not any(found is early for found in gc.get_objects())
@@ -23,3 +23,4 @@ def test_only_what_comes_later_is_collected() -> None:
         assert late() is None
     finally:
         gc.unfreeze()
+        gc.set_threshold(*thresholds)
