@@ -6,7 +6,7 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import func, update
+from sqlalchemy import func, select, update
 
 from shared.db.engine import Sessions
 from shared.metrics import Metrics
@@ -153,14 +153,20 @@ async def test_what_a_dead_worker_held_is_delivered_when_its_lease_has_run_out(s
 
 
 async def test_a_long_delivery_keeps_its_lease(sessions: Sessions) -> None:
-    """It takes twice the lease, beside a second worker that would take it over."""
+    """It takes until the lease has been renewed twice, beside a second worker that would take it over."""
     await insert_messages(sessions, "a")
+    leases = set()
+
+    async def is_renewed_twice() -> bool:
+        async with sessions() as session:
+            leases.add(await session.scalar(select(OutboxMessage.locked_until)))
+        return len(leases) == 3
 
     async def take_long(_message: Message) -> None:
-        await asyncio.sleep(1.2)
+        await wait_until(is_renewed_twice)
 
     recorder = Recorder(act=take_long)
-    short = FAST.model_copy(update={"lease_secs": 0.6})
+    short = FAST.model_copy(update={"lease_secs": 3})
     async with running(*(delivery(sessions, recorder, settings=short) for _ in range(2))):
         await wait_until_delivered(sessions)
     assert recorder.tried == ["a"]
