@@ -74,10 +74,15 @@ class TurnRelease:
 
     async def _enqueue(self, turn: Turn, *, attempt: int, reason: AttemptReason) -> None:
         try:
-            trace = await self.queue.traceparent_of(RunTurn(turn.id, turn.attempt)) if turn.attempt else None
-            await self.queue.enqueue(RunTurn(turn.id, attempt, traceparent=trace, reason=reason))
+            await enqueue_again(self.queue, turn, attempt=attempt, reason=reason)
         except REDIS_FAILURE as error:
             logger.warning("a turn is left to the sweeper: %r", error, extra={"turn_id": str(turn.id)})
+
+
+async def enqueue_again(queue: JobQueue, turn: Turn, *, attempt: int, reason: AttemptReason) -> None:
+    """Have the turn run as its `attempt`-th. What a dead worker had taken is still there, so it stays one trace."""
+    trace = await queue.traceparent_of(RunTurn(turn.id, turn.attempt)) if turn.attempt else None
+    await queue.enqueue(RunTurn(turn.id, attempt, traceparent=trace, reason=reason))
 
 
 def reason_for_another(turn: Turn) -> AttemptReason:

@@ -110,7 +110,8 @@ class ChatCompletionsTranslator:
         counted = self._remember(chunk)
         if chunk.get("error"):
             raise ProviderError.of(reported(data, chunk), usage=self._usage, response_id=self._response_id)
-        return (*counted, *self._choice(next(iter(mappings(chunk.get("choices"))), {})))
+        told = self._choice(next(iter(mappings(chunk.get("choices"))), {}))
+        return (*counted, *told) if counted else told  # nearly every chunk is a delta alone
 
     def finish(self) -> tuple[ProviderEvent, ...]:
         if self._finish_reason is None:

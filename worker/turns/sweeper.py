@@ -13,11 +13,10 @@ from datetime import timedelta
 from shared.db.engine import Sessions
 from shared.events.log import EventLog
 from shared.logs import log_fields
-from shared.queue.jobs import RunTurn
 from shared.queue.queue import JobQueue
 from shared.settings import Settings
 from shared.turns.finalize import TurnFinalizer
-from shared.turns.hand_back import reason_for_another
+from shared.turns.hand_back import enqueue_again, reason_for_another
 from shared.turns.lifecycle import Ending
 from shared.turns.log_fields import fields_of
 from shared.turns.repository import TurnRepository, is_unheld
@@ -70,10 +69,7 @@ class Sweeper:
         elif self._is_used_up(turn) or await self._cannot_start_over(turn):
             await self._end(turn)
         else:
-            # What a dead worker had taken is still there: the turn stays one trace.
-            trace = await self.queue.traceparent_of(RunTurn(turn.id, turn.attempt)) if turn.attempt else None
-            job = RunTurn(turn.id, turn.attempt + 1, traceparent=trace, reason=reason_for_another(turn))
-            await self.queue.enqueue(job)
+            await enqueue_again(self.queue, turn, attempt=turn.attempt + 1, reason=reason_for_another(turn))
 
     async def _cannot_start_over(self, turn: Turn) -> bool:
         """Something was shown, or may have been, and the client did not agree to a restart."""
