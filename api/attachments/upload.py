@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, time
-from http import HTTPStatus
 from typing import Final
 
 from api.attachments.incoming import Incoming, Terms
@@ -40,7 +39,7 @@ from shared.chats.repository import ChatRepository
 from shared.db.engine import single_statement
 from shared.errors import ChatError, InvalidError, UpstreamError, UpstreamTimeoutError
 from shared.ids import AttachmentId, ChatId, new_uuid7
-from shared.providers.failures import TIMEOUT_STATUSES
+from shared.providers.failures import is_outage_status
 from shared.providers.storage import ProviderStorage, StorageError
 from shared.queue.jobs import IndexAttachment
 from shared.quotas.errors import QuotaExceededError
@@ -229,7 +228,7 @@ def _is_refusal(error: BaseException | None) -> bool:
     """Whether the provider says that it has not taken the file; a gateway's 5xx says nothing of the kind."""
     if not isinstance(error, StorageError) or error.http_status is None:
         return False
-    return error.http_status < HTTPStatus.INTERNAL_SERVER_ERROR and error.http_status not in TIMEOUT_STATUSES
+    return not is_outage_status(error.http_status)
 
 
 async def _thumbnail_of(incoming: Incoming, spool: Spool, context: ApiContext) -> Thumbnail | None:

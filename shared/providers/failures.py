@@ -85,7 +85,7 @@ def refused(body: bytes, status: int) -> Failure:
     except ValueError:
         value = None
     failure = reported(body, value, http_status=status)
-    return replace(failure, is_outage=status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in TIMEOUT_STATUSES)
+    return replace(failure, is_outage=is_outage_status(status))
 
 
 def reported(data: bytes, value: object, *, http_status: int | None = None) -> Failure:
@@ -172,3 +172,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while cause is not None:
         yield cause
         cause = cause.__cause__
+
+
+def is_outage_status(status: int) -> bool:
+    """Whether the provider, or a gateway before it, has failed; else it has understood the call and refused it."""
+    return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in TIMEOUT_STATUSES

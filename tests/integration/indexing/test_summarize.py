@@ -135,18 +135,17 @@ async def test_a_document_is_summarized_by_its_chats_model(stage: StorageStage, 
     assert event["usage"]["input_tokens"] > 0
 
 
-@pytest.mark.parametrize(
-    "columns",
-    [
-        {"attachment_kind": "image", "for_file_search": False},
-        {"for_file_search": False, "for_code_interpreter": True},
-        {"status": "failed"},
-        {"deleted_at": func.now()},
-        {"cleanup_status": "pending"},
-        {"doc_summary": "there is one"},
-    ],
-    ids=["image", "spreadsheet", "failed", "deleted", "chat deleted", "summarized"],
-)
+NEVER_SUMMARIZED: dict[str, dict[str, Any]] = {
+    "image": {"attachment_kind": "image", "for_file_search": False},
+    "spreadsheet": {"for_file_search": False, "for_code_interpreter": True},
+    "failed": {"status": "failed"},
+    "deleted": {"deleted_at": func.now()},
+    "chat deleted": {"cleanup_status": "pending"},
+    "summarized": {"doc_summary": "there is one"},
+}
+
+
+@pytest.mark.parametrize("columns", NEVER_SUMMARIZED.values(), ids=NEVER_SUMMARIZED)
 async def test_what_gets_no_summary(stage: StorageStage, queue: JobQueue, columns: dict[str, Any]) -> None:
     attachment = await a_document(stage)
     await stage.change(attachment, **columns)
@@ -264,16 +263,11 @@ async def test_a_summary_whose_job_was_lost_is_asked_for_again(
 @pytest.mark.parametrize(
     "columns",
     [
+        *NEVER_SUMMARIZED.values(),
         {"updated_at": func.now() - timedelta(minutes=16)},
-        {"attachment_kind": "image", "for_file_search": False},
-        {"for_file_search": False, "for_code_interpreter": True},
-        {"status": "failed"},
-        {"deleted_at": func.now()},
-        {"cleanup_status": "pending"},
-        {"doc_summary": "there is one"},
         {"id": first_uuid7(SystemClock().now() - timedelta(hours=2))},
     ],
-    ids=["ready for long", "image", "spreadsheet", "failed", "deleted", "chat deleted", "summarized", "old"],
+    ids=[*NEVER_SUMMARIZED, "ready for long", "old"],
 )
 async def test_whose_summary_is_not_asked_for_again(
     stage: StorageStage, summarizer: DocumentSummarizer, stuck: StuckUploads, columns: dict[str, Any]
